@@ -1,0 +1,43 @@
+# Each command makes the environment that it needs, from the locked versions, once.
+PYTHON ?= python3
+SERVE := .venv/serve
+DEV := .venv/dev
+
+.PHONY: serve test lint check lock examples clean
+
+serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:8000; installs no torch
+	$(SERVE)/bin/python -m app serve
+
+test: $(DEV)/.locked  ## the default tests: no network, no GPU
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/.locked  ## format, lint, types, import rules
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+
+check: lint test  ## exactly what CI runs
+
+lock:  ## resolve the locked versions anew
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet uv
+	for extra in serve dev; do .venv/lock/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+		--custom-compile-command "make lock" --extra $$extra pyproject.toml -o locks/$$extra.txt; done
+
+examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/examples.png
+	$(SERVE)/bin/python -m examples.make_examples
+	$(SERVE)/bin/python -m examples.draw_answers
+
+clean:  ## remove the environments and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# An interrupted install leaves no marker, so the next call repeats it.
+.venv/%/.locked: locks/%.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "needs Python 3.11 to 3.13, $(PYTHON) is not; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "making .venv/$* from locks/$*.txt, once"
+	$(PYTHON) -m venv --clear .venv/$*
+	.venv/$*/bin/python -m pip install --quiet --require-hashes -r locks/$*.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""Bundle -> answers over HTTP."""

@@ -1,0 +1,1 @@
+"""What training, export and serving must agree on: networks, preprocessing, bundles, runtimes."""
