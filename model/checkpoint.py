@@ -1,0 +1,134 @@
+"""Checkpoints: one `.safetensors` file with its configuration and origin in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model.config import SaliencyConfig
+from model.saliency import SaliencyNet
+
+FORMAT = "mutualformer-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything needed to rebuild a network and to say where it comes from."""
+
+    task: str
+    """`saliency`."""
+    config: SaliencyConfig
+    state: dict[str, Tensor]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """The training recipe, as plain values."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Measured when it was written."""
+    commit: str = ""
+    """Source commit of the training code, `-dirty` if it was changed."""
+    licence: str = ""
+    """Terms of the weights and what they were trained on."""
+
+    def build(self) -> nn.Module:
+        """The network with these weights, in evaluation mode.
+
+        Raises:
+            ValueError: a parameter is missing, unknown or misshapen; the message names it.
+        """
+        network = SaliencyNet(self.config)
+        try:
+            network.load_state_dict(self.state, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"weights do not fit {self.config.name!r}: {error}") from error
+        return network.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a reader sees the old file or the whole new one."""
+    metadata = {
+        "format": FORMAT,
+        "task": checkpoint.task,
+        "config": json.dumps(checkpoint.config.to_dict()),
+        "recipe": json.dumps(checkpoint.recipe),
+        "metrics": json.dumps(checkpoint.metrics),
+        "commit": checkpoint.commit,
+        "licence": checkpoint.licence,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in checkpoint.state.items()}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        save_file(state, temporary, metadata)
+        temporary.chmod(0o644)  # the library makes it readable by its owner alone
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in it is executed.
+
+    Raises:
+        ValueError: not a checkpoint of this project, or its configuration has unknown keys.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is not a {FORMAT} file")
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no iterator
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read checkpoint {path}: {error}") from error
+    return Checkpoint(
+        task=metadata["task"],
+        config=SaliencyConfig.from_dict(json.loads(metadata["config"])),
+        state=state,
+        recipe=json.loads(metadata["recipe"]),
+        metrics=json.loads(metadata["metrics"]),
+        commit=metadata["commit"],
+        licence=metadata["licence"],
+    )
+
+
+def source_commit() -> str:
+    """Commit of this software, `-dirty` if it was changed, `unknown` outside a checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def load_published_block(state: dict[str, Tensor], block: nn.Module) -> None:
+    """Load weights of the published block into a `MutualFormerBlock`.
+
+    Args:
+        state: in the published names, with or without one common prefix such as `blocks.0.`.
+        block: of the same width.
+
+    Raises:
+        ValueError: a parameter is missing, unknown or misshapen; the message names it.
+    """
+    anchor = "norm1_rd.weight"
+    prefixes = {key.removesuffix(anchor) for key in state if key.endswith(anchor)}
+    if len(prefixes) != 1:
+        raise ValueError(f"expected the weights of one block, found {len(prefixes)}")
+    prefix = prefixes.pop()
+    try:
+        block.load_state_dict({key.removeprefix(prefix): state[key] for key in state}, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit the block: {error}") from error

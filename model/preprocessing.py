@@ -1,0 +1,109 @@
+"""One pair of pictures -> the arrays that every runtime takes; training and serving share it.
+
+Pictures arrive decoded: colour as a Pillow image, depth as a 2-D array at native precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+DepthConvention = Literal["near_bright", "near_dark", "metric"]
+"""How depth is written: bright is near, dark is near, or distance with 0 for missing."""
+
+
+def prepare_rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a colour picture with antialiasing.
+
+    Args:
+        image: any Pillow mode that converts to RGB; orientation already applied.
+        size: (height, width) in pixels.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    height, width = size
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def prepare_depth(
+    depth: NDArray[Any], convention: DepthConvention, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Normalise depth at native precision and size, then resize; see `normalise_depth`.
+
+    Returns:
+        float32 (H, W, 1) in [0, 1], near = 1, missing = 0.
+    """
+    near, valid = normalise_depth(depth, convention)
+    return resize_valid(near, valid, size)[..., None]
+
+
+def normalise_depth(
+    depth: NDArray[Any], convention: DepthConvention
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scale one depth map to [0, 1] by min-max over its valid pixels, near = 1, missing = 0.
+
+    Non-finite values are missing; in `metric`, so are values <= 0. A constant map says nothing
+    about near or far and becomes 0.5 where it is valid.
+
+    Args:
+        depth: (H, W), any real dtype.
+        convention: how `depth` is written.
+
+    Returns:
+        near: float32 (H, W).
+        valid: bool (H, W).
+
+    Raises:
+        ValueError: `depth` is not two-dimensional, or the convention is unknown.
+    """
+    if depth.ndim != 2:
+        raise ValueError(f"depth must have shape (H, W), got {depth.shape}")
+    if convention not in ("near_bright", "near_dark", "metric"):
+        raise ValueError(f"unknown depth convention {convention!r}")
+    # 16-bit integers are exact in float32, at half the memory.
+    values: NDArray[Any] = depth.astype(np.float32 if depth.dtype.itemsize <= 2 else np.float64)
+    valid = np.isfinite(values)
+    if convention == "metric":
+        valid &= values > 0
+    near = np.zeros(values.shape, np.float32)
+    if not valid.any():
+        return near, valid
+    inside = values[valid]
+    low, high = inside.min(), inside.max()
+    scaled = (inside - low) / (high - low) if high > low else np.full_like(inside, 0.5)
+    near[valid] = scaled if convention == "near_bright" else 1.0 - scaled
+    return near, valid
+
+
+def resize_valid(
+    values: NDArray[np.float32], valid: NDArray[np.bool_], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Resize a map with antialiasing, averaging valid pixels only.
+
+    A cell of which less than half is valid is missing, and 0.
+
+    Args:
+        values: float32 (H, W), 0 where missing.
+        valid: bool (H, W).
+        size: (height, width) of the result in pixels.
+    """
+    resized = _resize(values, size)
+    if valid.all():
+        return np.clip(resized, 0.0, 1.0)
+    share = _resize(valid.astype(np.float32), size)
+    kept = share >= 0.5
+    return np.clip(np.where(kept, resized / np.where(kept, share, 1.0), 0.0), 0.0, 1.0).astype(
+        np.float32
+    )
+
+
+def _resize(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    height, width = size
+    return np.asarray(
+        Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR), np.float32
+    )

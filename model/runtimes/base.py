@@ -1,0 +1,40 @@
+"""What every runtime offers: prepared batches in, rows of answers out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RuntimeFailure(Exception):  # noqa: N818 - named by the design, beside `Runtime`
+    """The runtime could not load or run its network; the only exception a runtime raises."""
+
+
+class Runtime(Protocol):
+    """Runs prepared batches; knows no HTTP. Fails only with `RuntimeFailure`.
+
+    One thread at a time calls `run`.
+    """
+
+    name: str
+    """Which runtime, e.g. `onnxruntime`."""
+    device: str
+    """Where it really runs, e.g. `cpu` or `cuda:0`."""
+
+    def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Answer row i of the input in row i of the output.
+
+        Args:
+            rgb: uint8 (B, H, W, 3).
+            aux: float32 (B, H, W, 1) in [0, 1], the partner of each row.
+
+        Returns:
+            float32 (B, H, W) for saliency, (B, D) for embeddings.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the network; `run` must not be called again."""
+        ...

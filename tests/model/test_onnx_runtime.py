@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from model.runtimes.base import RuntimeFailure
+from model.runtimes.echo import EchoRuntime
+from model.runtimes.onnx_runtime import OnnxRuntime
+from tests.app.tiny import SIDE, write_onnx
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    write_onnx(path)
+    return path
+
+
+def batch(size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    rng = np.random.default_rng(size)
+    rgb = rng.integers(0, 256, (size, SIDE, SIDE, 3), dtype=np.uint8)
+    return rgb, rng.random((size, SIDE, SIDE, 1), dtype=np.float32)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_row_i_answers_row_i(model_path: Path, size: int) -> None:
+    runtime = OnnxRuntime(model_path, threads=1)
+    rgb, aux = batch(size)
+
+    answers = runtime.run(rgb, aux)
+
+    assert (answers.dtype, answers.shape) == (np.dtype(np.float32), (size, SIDE, SIDE))
+    # Another order of float32 additions.
+    np.testing.assert_allclose(answers, EchoRuntime().run(rgb, aux), atol=1e-6)
+    alone = np.concatenate([runtime.run(rgb[i : i + 1], aux[i : i + 1]) for i in range(size)])
+    np.testing.assert_array_equal(alone, answers)
+
+
+def test_it_says_where_it_runs(model_path: Path) -> None:
+    runtime = OnnxRuntime(model_path)
+
+    assert (runtime.name, runtime.device) == ("onnxruntime", "cpu")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="this build has CUDA"
+)
+def test_a_missing_gpu_is_a_failure_unless_fallback_is_chosen(model_path: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="CUDAExecutionProvider"):
+        OnnxRuntime(model_path, device="cuda")
+
+    assert OnnxRuntime(model_path, device="cuda", provider_policy="fallback").device == "cpu"
+
+
+def test_a_gpu_that_does_not_start_is_a_failure(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider is in the build, but the session comes back without it, as it does then."""
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    session = ort.InferenceSession(model_path, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_args, **_options: session)
+
+    with pytest.raises(RuntimeFailure, match="did not start"):
+        OnnxRuntime(model_path, device="cuda")
+
+    assert OnnxRuntime(model_path, device="cuda", provider_policy="fallback").device == "cpu"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_a_file_that_is_no_graph_is_a_failure(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+
+    with pytest.raises(RuntimeFailure, match=r"model\.onnx"):
+        OnnxRuntime(path)
+
+
+def test_a_graph_with_other_inputs_is_a_failure(model_path: Path) -> None:
+    graph = onnx.load(model_path)
+    for node in graph.graph.node:
+        node.input[:] = ["depth" if name == "aux" else name for name in node.input]
+    graph.graph.input[1].name = "depth"
+    onnx.save(graph, model_path)
+
+    with pytest.raises(RuntimeFailure, match="expected inputs rgb and aux"):
+        OnnxRuntime(model_path)
+
+
+def test_a_batch_of_another_shape_is_a_failure(model_path: Path) -> None:
+    rgb, aux = batch(1)
+
+    with pytest.raises(RuntimeFailure, match="onnxruntime"):
+        OnnxRuntime(model_path).run(rgb[:, 1:], aux[:, 1:])
