@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import training
+from training.recipe import DataRecipe, Recipe
+
+RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.yaml"))
+
+
+def write(folder: Path, **values: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump({"data": {"source": "triples", "roots": ["data", "more"]}, **values})
+    )
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_describes_a_network(path: Path) -> None:
+    recipe = Recipe.load(path)
+
+    assert recipe.network_config().name == recipe.preset
+    assert all(side % 32 == 0 for side in recipe.sizes)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_survives_yaml_and_json(path: Path) -> None:
+    recipe = Recipe.load(path)
+
+    assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_paths_and_lists_take_their_types(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, sizes=[64, 96], trunk_weights="weights.safetensors"))
+
+    assert recipe.data == DataRecipe(source="triples", roots=(Path("data"), Path("more")))
+    assert recipe.sizes == (64, 96)
+    assert recipe.trunk_weights == Path("weights.safetensors")
+    assert recipe.start_from is None
+
+
+def test_changes_replace_the_files_fields(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, steps=10, batch_size=4), steps=20)
+
+    assert (recipe.steps, recipe.batch_size) == (20, 4)
+
+
+def test_the_network_is_the_preset_with_changes(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, config={"input_size": [64, 96], "fusion": "ca"}))
+
+    config = recipe.network_config()
+
+    assert config.backbone == "mobilenetv2_100"
+    assert (config.input_size, config.fusion) == ((64, 96), "ca")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stpes": 10}, "unknown recipe keys: stpes"),
+        ({"data": {"source": "triples", "roots": ["x"], "rot": "y"}}, "unknown recipe keys: rot"),
+        ({"data": "folder"}, "expected a `data` section"),
+        ({"config": {"wings": 2}}, "wings"),
+        ({"preset": "saliency-huge"}, "saliency-huge"),
+    ],
+)
+def test_a_misspelt_key_is_named(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, **values)
+
+    with pytest.raises(ValueError, match=message):
+        Recipe.load(path).network_config()
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b\n"])
+def test_a_file_that_is_no_recipe_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+
+    with pytest.raises(ValueError, match=r"recipe\.yaml: expected a mapping"):
+        Recipe.load(path)

@@ -1,0 +1,105 @@
+"""Command line of training: `python -m training --help`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.progress import track
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+evaluate = typer.Typer(no_args_is_help=True, help="Judge a model on labelled data.")
+app.add_typer(evaluate, name="evaluate")
+
+
+@app.callback()
+def main() -> None:
+    """Train and evaluate MutualFormer networks."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, see training/recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run.")],
+    resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a field, e.g. --set steps=100.")
+    ] = None,
+) -> None:
+    """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
+    from training.loop import Interrupted, fit
+    from training.recipe import Recipe
+    from training.saliency import SaliencyTask
+
+    try:
+        chosen = Recipe.load(recipe, **_parse(changes or []))
+        results = fit(SaliencyTask(chosen), chosen, out, resume=resume)
+    except Interrupted as stop:
+        typer.echo(f"{stop}. Continue with --resume.", err=True)
+        raise typer.Exit(130) from stop
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    for name, value in results.items():
+        typer.echo(f"{name:28} {value:.4f}")
+
+
+@app.command("pseudo-label")
+def pseudo_label_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A saliency checkpoint, the teacher.")],
+    photos: Annotated[Path, typer.Option(help="Folder of photos without masks.")],
+    out: Annotated[Path, typer.Option(help="Set to write: gets rgb/ and gt/.")],
+    agreement: Annotated[float, typer.Option(help="Least overlap of views, 0 to 1.")] = 0.85,
+) -> None:
+    """Label photos that the teacher is sure of, as one more set to train on."""
+    from model.checkpoint import load_checkpoint
+    from training.pseudo_label import pseudo_label
+
+    try:
+        network = load_checkpoint(checkpoint).build()
+        paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".png"))
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    labelled = pseudo_label(network, paths, out, agreement=agreement)
+    kept = [path for path, sure in track(labelled, total=len(paths)) if sure]
+    typer.echo(f"kept {len(kept)} of {len(paths)} photos in {out}")
+
+
+@evaluate.command("saliency")
+def evaluate_saliency_command(
+    model: Annotated[
+        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.json and figure sheets.")],
+    near_dark: Annotated[
+        list[str] | None, typer.Option(help="Set in which dark is near; may be repeated.")
+    ] = None,
+) -> None:
+    """Print S-measure, max F, max E and MAE per set; write them and a sheet of every picture."""
+    from training.evaluate import evaluate_saliency, find_sets, open_model, table
+
+    try:
+        runtime, size = open_model(model)
+        report = evaluate_saliency(runtime, find_sets(data, near_dark or []), size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(table(report))
+    typer.echo(f"\nscores and figure sheets: {out}")
+
+
+def _parse(changes: list[str]) -> dict[str, object]:
+    pairs = (change.partition("=") for change in changes)
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+if __name__ == "__main__":
+    app()

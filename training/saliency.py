@@ -1,0 +1,143 @@
+"""The saliency task: data, loss and validation for the training loop."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
+from model.saliency import SaliencyNet
+from training.data.foregrounds import HeldOutDepth, SimulatedDepth, find_photos
+from training.data.sample import Batch, Draw, Steps, collate
+from training.data.triples import HeldOutTriples, TrainTriples, find_triples
+from training.losses import saliency_loss
+from training.metrics import SaliencyScores
+from training.recipe import Recipe
+
+
+class SaliencyTask:
+    """RGB-D saliency as the loop sees it; see `training.task.Task`.
+
+    Raises:
+        ValueError: the data or the initial weights do not fit the recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.config = recipe.network_config()
+        torch.manual_seed(recipe.seed)
+        network = SaliencyNet(self.config)
+        if recipe.trunk_weights:
+            network.trunk_rgb.load_weights(recipe.trunk_weights)
+            network.trunk_aux.load_weights(recipe.trunk_weights)
+        if recipe.start_from:
+            state = load_checkpoint(recipe.start_from).state
+            network.load_state_dict(_blended(state, network.state_dict(), recipe.trunk_blend))
+        # Channels-last: depthwise convolutions and this input layout run faster in it.
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
+        self.train_set, self.val_set = _sets(recipe)
+
+    def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Batch]:
+        """Batches of steps `start` to `stop`."""
+        workers = self.recipe.workers
+        return DataLoader(
+            self.train_set,  # type: ignore[arg-type] # endless: it has no length
+            batch_sampler=Steps(start, stop, self.recipe.batch_size, rank, world_size),
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=_prepare_worker,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def loss(self, network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Structure loss and focal supervision."""
+        logits = network.logits(batch.rgb, batch.aux)
+        return saliency_loss(
+            logits,
+            batch.gt,
+            self.config.decoder,
+            bce=self.recipe.bce,
+            focal_weight=self.recipe.focal_weight,
+        )
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """S-measure and MAE on held-out samples; `score` is S - MAE."""
+        device = next(network.parameters()).device
+        scores = SaliencyScores()
+        for first in range(0, len(self.val_set), 16):
+            samples = [self.val_set[i] for i in range(first, min(first + 16, len(self.val_set)))]
+            batch = collate(samples)
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
+            ):
+                pred = network(batch.rgb.to(device), batch.aux.to(device))
+            for one, gt in zip(pred.float().cpu().numpy(), batch.gt.numpy(), strict=True):
+                scores.add(one, gt[0] > 0.5)
+        results = scores.results()
+        return {**results, "score": results["s_measure"] - results["mae"]}
+
+    def save(self, path: Path, network: nn.Module, metrics: dict[str, float]) -> None:
+        """Write a checkpoint of `network`."""
+        checkpoint = Checkpoint(
+            task="saliency",
+            config=self.config,
+            state=network.state_dict(),
+            recipe=self.recipe.to_dict(),
+            metrics=metrics,
+            commit=source_commit(),
+            licence=self.recipe.licence,
+        )
+        save_checkpoint(path, checkpoint)
+
+
+def _sets(
+    recipe: Recipe,
+) -> tuple[SimulatedDepth | TrainTriples, HeldOutDepth | HeldOutTriples]:
+    data, size = recipe.data, recipe.network_config().input_size
+    # Processes wait for each other, so all of a step have one size.
+    draw = Draw(recipe.sizes, recipe.batch_size * recipe.processes, recipe.seed)
+    if data.source == "foregrounds":
+        photos = [photo for root in data.roots for photo in find_photos(root)]
+        backgrounds = sorted(data.backgrounds.glob("*.jpg")) if data.backgrounds else []
+        train = [photo for photo in photos if not photo.held_out]
+        train += [photo for root in data.pseudo_roots for photo in find_photos(root)]
+        held_out = [photo for photo in photos if photo.held_out]
+        return SimulatedDepth(train, backgrounds, draw), HeldOutDepth(held_out, size=size)
+    triples = [triple for root in data.roots for triple in find_triples(root)]
+    if data.val_root:
+        train_triples, val_triples = triples, find_triples(data.val_root)
+    else:
+        train_triples = [triple for triple in triples if not triple.held_out]
+        val_triples = [triple for triple in triples if triple.held_out] or triples[-1:]
+    convention = data.depth_convention
+    return (
+        TrainTriples(train_triples, convention, draw),
+        HeldOutTriples(val_triples, convention, size=size),
+    )
+
+
+def _blended(
+    state: dict[str, Tensor], before: dict[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """`state`, with its trunks moved towards those in `before` by `share`."""
+    return {
+        name: torch.lerp(value, before[name], share)
+        if name.startswith("trunk") and value.is_floating_point()
+        else value
+        for name, value in state.items()
+    }
+
+
+def _prepare_worker(_worker: int) -> None:
+    """One thread each, and signals are the training process's to handle."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,32 @@
+"""What the training loop needs to know of a task; one loop serves all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+
+class Task(Protocol):
+    """A network, its data, its loss and its judge."""
+
+    network: nn.Module
+    """Trained in place."""
+
+    def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Any]:
+        """Batches of steps `start` to `stop`, each a pure function of its step and rank."""
+        ...
+
+    def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar to minimise, and its parts for the log."""
+        ...
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Scores on the validation split; `score` is the one to maximise."""
+        ...
+
+    def save(self, path: Path, network: nn.Module, metrics: dict[str, float]) -> None:
+        """Write a checkpoint."""
+        ...
