@@ -1,0 +1,184 @@
+"""The model card of a bundle: what the network is, how it was trained, what it scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from model.bundle import Manifest
+from model.checkpoint import Checkpoint
+
+LIMITS = """\
+- The pair must show the same scene from the same place, pixel on pixel.
+- Pictures are resized to {height} x {width}; objects of a few pixels there are lost.
+- Depth is scaled per picture; a sensor that is blind at the object misleads less than one that
+  invents a surface. Without depth, send a constant map and expect less.
+- It answers what stands out, not what an object is, and always answers something.
+- Nothing beyond the sets above was measured. Not for decisions about the safety or rights of
+  people.
+"""
+"""What holds for every network of this kind."""
+
+_CARD = """\
+# {name} {version}
+
+RGB-D salient object detection with MutualFormer blocks: a registered colour picture and depth map
+in, a map of how much each pixel belongs to what stands out, from 0 to 1.
+
+| | |
+|---|---|
+| parameters | {parameters:.2f} M |
+| input `rgb` | uint8 (B, {height}, {width}, 3) |
+| input `aux` | float32 (B, {height}, {width}, 1) in [0, 1], near = 1, missing = 0 |
+| output `{output}` | float32 (B, {height}, {width}) in [0, 1] |
+| network | {backbone} trunks, `{fusion}` fusion at strides {strides}, `{decoder}` decoder |
+| graph | ONNX opset {opset}, {precision} arithmetic, weights stored as {weights_precision} |
+
+Network: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion
+Attention", IJCV 2024, doi:10.1007/s11263-024-02067-x; trunks, decoder and training are this
+project's own reconstruction.
+
+## Training
+
+{training}
+
+## Quality
+
+{quality}
+
+## Conversion
+
+Largest absolute difference of the answers after each step, on eight formula-made pairs.
+
+{conversion}
+
+## Limits
+
+{limits}
+
+## Licence
+
+{licence}
+
+Digests of every file are in `manifest.json`.
+"""
+
+_RECIPE_ROWS = {
+    "preset": "preset",
+    "steps": "steps",
+    "batch_size": "batch size",
+    "sizes": "picture sizes",
+    "optimiser": "optimiser",
+    "lr": "peak learning rate",
+    "weight_decay": "weight decay",
+    "ema_decay": "weight averaging",
+    "precision": "precision",
+    "seed": "seed",
+}
+"""Fields of a recipe that a reader asks for first, and what the card calls them."""
+
+
+def write_card(
+    checkpoint: Checkpoint,
+    manifest: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    notes: str | None = None,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        checkpoint: where the weights come from.
+        manifest: fields of the bundle's manifest.
+        parity: content of `parity.json`.
+        notes: Markdown that takes the place of the general limits.
+    """
+    config = checkpoint.config
+    height, width = manifest["input_size"]
+    return _CARD.format(
+        name=manifest["name"],
+        version=manifest["version"],
+        parameters=sum(value.numel() for value in checkpoint.build().parameters()) / 1e6,
+        height=height,
+        width=width,
+        output=manifest["output"],
+        backbone=config.backbone,
+        fusion=config.fusion,
+        strides=" and ".join(map(str, config.fusion_strides)) or "none",
+        decoder=config.decoder,
+        opset=manifest["opset"],
+        precision=Manifest.model_fields["precision"].default,
+        weights_precision=manifest["weights_precision"],
+        training=_training(checkpoint, manifest["training_data"]),
+        quality=_quality(manifest["metrics"]),
+        conversion=_conversion(parity["steps"]),
+        limits=(notes or LIMITS.format(height=height, width=width)).strip(),
+        licence=manifest["licence"],
+    )
+
+
+def training_data(recipe: Mapping[str, Any]) -> list[str]:
+    """What a recipe trains on, one source a line; folders by their last name alone."""
+    data = recipe.get("data")
+    if not isinstance(data, Mapping):
+        return []
+    kinds = {
+        "foregrounds": "photos with masks, depth simulated",
+        "triples": "colour, depth and mask",
+    }
+    kind = kinds.get(str(data.get("source")), str(data.get("source")))
+    lines = [f"{PurePath(root).name}: {kind}" for root in data.get("roots", ())]
+    for root in data.get("pseudo_roots", ()):
+        lines.append(f"{PurePath(root).name}: photos that a network labelled, depth simulated")
+    if data.get("backgrounds"):
+        lines.append(f"{PurePath(data['backgrounds']).name}: backgrounds")
+    for key, what in (("trunk_weights", "initial trunks"), ("start_from", "initial weights")):
+        if recipe.get(key):
+            lines.append(f"{PurePath(recipe[key]).name}: {what}")
+    return lines
+
+
+def _training(checkpoint: Checkpoint, data: list[str]) -> str:
+    recipe = checkpoint.recipe
+    if not recipe:
+        return "The checkpoint names no recipe."
+    rows = [(title, _plain(recipe[key])) for key, title in _RECIPE_ROWS.items() if key in recipe]
+    rows.append(("source commit", checkpoint.commit or "unknown"))
+    lines = [f"- {line}" for line in data]
+    return "\n".join(["Data:", "", *lines, "", *_table(("choice", "value"), rows)])
+
+
+def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    if not metrics:
+        return "Not measured."
+    columns = list(dict.fromkeys(key for scores in metrics.values() for key in scores))
+    rows = [
+        (name, *(_number(scores[key]) if key in scores else "" for key in columns))
+        for name, scores in metrics.items()
+    ]
+    return "\n".join(_table(("set", *columns), rows))
+
+
+def _conversion(steps: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            step["step"].replace("_", " "),
+            f"{step['max_abs_error']:.1e}",
+            "measured" if step["tolerance"] is None else f"{step['tolerance']:.0e}",
+        )
+        for step in steps
+    ]
+    return "\n".join(_table(("step", "max abs error", "allowed"), rows))
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,205 @@
+"""Checkpoint -> bundle: convert, judge, describe, seal; all of it, or nothing is written."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from torch import nn
+
+from export.card import training_data, write_card
+from export.fold import fold_batch_norms
+from export.inputs import scenes
+from export.parity import MAX_ABS_ERROR, ParityError, Stage, check_parity
+from export.precision import round_weights, store_as_float16
+from export.to_onnx import ConversionError, example_pair, to_onnx
+from model.bundle import CANARY, CARD, MANIFEST, MODEL, PARITY, Bundle, load_canary, seal_bundle
+from model.checkpoint import Checkpoint, source_commit
+from model.runtimes.onnx_runtime import OnnxRuntime
+from model.runtimes.pytorch import PyTorchRuntime
+
+Weights = Literal["float32", "float16"]
+Report = Callable[[str], None]
+"""Told what begins, in a few words."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the exporter decides; the rest is the checkpoint's."""
+
+    version: str = "0.1.0"
+    """Of the bundle."""
+    opset: int = 20
+    """ONNX operator set, 18 to 20."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels; none: the checkpoint's `input_size`."""
+    weights: Weights = "float32"
+    """How weights are stored; arithmetic is float32 either way."""
+    metrics: Mapping[str, Mapping[str, Any]] | None = None
+    """Scores by test set; none: what the checkpoint measured in validation."""
+    notes: str | None = None
+    """Markdown in place of the card's general limits."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A graph, and the forms of the network that led to it."""
+
+    model: onnx.ModelProto
+    forms: tuple[tuple[str, nn.Module, float | None], ...]
+    """Step, its result, and how far it may be from the form before; the trained network first."""
+
+
+def export_bundle(
+    checkpoint: Checkpoint, out: Path, options: Options, report: Report = lambda _: None
+) -> Bundle:
+    """Convert a checkpoint and write its bundle to `out`, replacing a bundle that is there.
+
+    Raises:
+        ValueError: the checkpoint or an option does not fit, or `out` holds something else.
+        ConversionError: the network has no valid graph.
+        ParityError: a step changed the answers; nothing is written.
+    """
+    check_target(out)
+    if options.size:
+        config = replace(checkpoint.config, input_size=options.size)
+        checkpoint = replace(checkpoint, config=config)
+    if checkpoint.task != "saliency":
+        raise ValueError(f"cannot export the task {checkpoint.task!r}; known: saliency")
+    conversion = convert(checkpoint, options, report)
+    return write_bundle(checkpoint, conversion, out, options, report)
+
+
+def check_target(out: Path) -> None:
+    """Refuse to replace anything but a bundle; `ValueError` names what is there."""
+    if out.exists() and not (
+        out.is_dir() and ((out / MANIFEST).exists() or not any(out.iterdir()))
+    ):
+        raise ValueError(f"{out} exists and is not a bundle; choose another folder")
+
+
+def convert(
+    checkpoint: Checkpoint, options: Options, report: Report = lambda _: None
+) -> Conversion:
+    """Fold, round and convert; nothing is compared yet."""
+    size = checkpoint.config.input_size
+    network = checkpoint.build()
+    report("folding batch normalisation")
+    folded = fold_batch_norms(network, *example_pair(size))
+    report("converting to ONNX, the longest step")
+    model = to_onnx(folded, size, "saliency", options.opset)
+    forms = (("trained", network, None), ("batch_norm_folding", folded, MAX_ABS_ERROR))
+    conversion = Conversion(model, forms)
+    return with_float16_weights(conversion) if options.weights == "float16" else conversion
+
+
+def with_float16_weights(conversion: Conversion) -> Conversion:
+    """The same graph with rounded weights, to be compared with the network rounded alike."""
+    *_, (_, network, _) = conversion.forms
+    rounded = ("float16_weights", round_weights(network), None)
+    return Conversion(store_as_float16(conversion.model), (*conversion.forms, rounded))
+
+
+def write_bundle(
+    checkpoint: Checkpoint,
+    conversion: Conversion,
+    out: Path,
+    options: Options,
+    report: Report = lambda _: None,
+) -> Bundle:
+    """Judge a conversion and write its bundle; arguments and errors as in `export_bundle`."""
+    size = checkpoint.config.input_size
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as name:
+        folder = Path(name) / out.name
+        folder.mkdir()
+        _save_model(conversion.model, folder / MODEL)
+        report("comparing with torch, batch by batch")
+        parity = _parity(conversion, folder / MODEL, size)
+        (folder / PARITY).write_text(json.dumps(parity, indent=2) + "\n")
+        report("writing canary, card and manifest")
+        _write_canary(folder, size)
+        fields = _manifest_fields(checkpoint, options)
+        card = write_card(checkpoint, fields, parity, options.notes)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        bundle = seal_bundle(folder, **fields)
+        report("opening the bundle as the service does")
+        _check_canary(bundle)
+        _move_into_place(folder, out, Path(name) / "replaced")
+    return replace(bundle, path=out)
+
+
+def _save_model(model: onnx.ModelProto, path: Path) -> None:
+    onnx.save(model, path)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"the graph is not valid: {error}") from error
+
+
+def _parity(conversion: Conversion, model: Path, size: tuple[int, int]) -> dict[str, Any]:
+    stages = [
+        Stage(step, PyTorchRuntime(network).run, tolerance)
+        for step, network, tolerance in conversion.forms
+    ]
+    runtime = OnnxRuntime(model)
+    try:
+        return check_parity([*stages, Stage("onnxruntime", runtime.run, MAX_ABS_ERROR)], size)
+    finally:
+        runtime.close()
+
+
+def _write_canary(folder: Path, size: tuple[int, int]) -> None:
+    rgb, aux = scenes(2, size)
+    runtime = OnnxRuntime(folder / MODEL)
+    # 16 bits: half the file, and at most 7.6e-6 from the answer.
+    expected = (runtime.run(rgb, aux) * 65536).round() / 65536
+    runtime.close()
+    np.savez_compressed(folder / CANARY, rgb=rgb, aux=aux, expected=expected)
+
+
+def _check_canary(bundle: Bundle) -> None:
+    rgb, aux, expected = load_canary(bundle)
+    runtime = OnnxRuntime(bundle.model_path)
+    error = float(np.abs(runtime.run(rgb, aux) - expected).max())
+    runtime.close()
+    if not error <= MAX_ABS_ERROR:
+        raise ParityError(f"canary: max abs error {error:.3g}, at most {MAX_ABS_ERROR:g}")
+
+
+def _manifest_fields(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    measured = {"validation": checkpoint.metrics} if checkpoint.metrics else {}
+    return {
+        "task": "saliency",
+        "name": checkpoint.config.name,
+        "version": options.version,
+        "input_size": checkpoint.config.input_size,
+        "output": "saliency",
+        "weights_precision": "fp16" if options.weights == "float16" else "fp32",
+        "opset": options.opset,
+        "training_data": training_data(checkpoint.recipe),
+        "metrics": measured if options.metrics is None else options.metrics,
+        "licence": checkpoint.licence or "not stated",
+        "created": datetime.now(UTC).date().isoformat(),
+        "source_commit": source_commit(),
+        "config": checkpoint.config.to_dict(),
+    }
+
+
+def _move_into_place(folder: Path, out: Path, replaced: Path) -> None:
+    """Put `folder` at `out`; an old bundle waits in `replaced` until that is done."""
+    if out.exists():
+        out.rename(replaced)
+    try:
+        folder.rename(out)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
