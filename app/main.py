@@ -1,0 +1,85 @@
+"""The HTTP application, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+
+from app import problems
+from app.middleware import BodyLimit, RequestFrame
+from app.routes import health, models, saliency
+from app.service import MakeRuntime, Service, make_runtime
+from app.settings import Settings
+
+TITLE = "MutualFormer Serve"
+VERSION = "0.1.0"
+
+
+def create_app(
+    settings: Settings,
+    *,
+    make_runtime: MakeRuntime = make_runtime,
+    on_failure: Callable[[], None] | None = None,
+) -> FastAPI:
+    """Build the application; bundles load in the background once its lifespan begins.
+
+    Args:
+        settings: read by the entry point.
+        make_runtime: what runs a bundle.
+        on_failure: called when start-up fails; `app.state.service.failure` says why.
+    """
+    service = Service(settings, make_runtime)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async def start() -> None:
+            await service.start()
+            if service.failure is not None and on_failure is not None:
+                on_failure()
+
+        starting = asyncio.create_task(start())
+        yield
+        service.draining = True
+        await starting
+        await asyncio.to_thread(service.close)
+
+    app = _DescribedApp(
+        title=TITLE,
+        version=VERSION,
+        summary="Saliency maps of registered pictures and depth maps.",
+        lifespan=lifespan,
+        docs_url="/docs" if settings.docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestFrame),
+            Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+        ],
+        form_limits={"max_files": 2, "max_fields": 8},
+    )
+    app.state.service = service
+    problems.install(app)
+    for routes in (saliency, models, health):
+        app.include_router(routes.router)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        if settings.docs:
+            return RedirectResponse("/docs")
+        return JSONResponse({"name": TITLE, "version": app.version})
+
+    return app
+
+
+class _DescribedApp(FastAPI):
+    """Describes its errors as the problems that they are."""
+
+    def openapi(self) -> dict[str, Any]:
+        return problems.describe(super().openapi())

@@ -1,0 +1,105 @@
+"""Every error as an RFC 9457 problem; the only place that turns errors into HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import RequestTooLarge, ServiceError
+from app.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_S = "2"
+_FRAMEWORK_CODES = {
+    400: ("malformed_request", "Malformed request"),
+    404: ("not_found", "Not found"),
+    405: ("method_not_allowed", "Method not allowed"),
+    413: (RequestTooLarge.code, RequestTooLarge.title),
+}
+
+
+def install(app: FastAPI) -> None:
+    """Render every error that a route or the framework raises."""
+    for kind in (ServiceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _handle)
+
+
+def render(error: Exception, request_id: str) -> Response:
+    """The problem of one error; anything unforeseen becomes a 500 that tells nothing."""
+    headers: dict[str, str] = {}
+    if isinstance(error, ServiceError):
+        status, code, title = error.status, error.code, error.title
+        detail, field = error.detail, error.field
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = _RETRY_AFTER_S
+    elif isinstance(error, RequestValidationError):
+        status, code, title = 422, "invalid_request", "Invalid request"
+        detail, field = _explain(error.errors())
+    elif isinstance(error, HTTPException):
+        status, detail, field = error.status_code, error.detail, None
+        code, title = _FRAMEWORK_CODES.get(status, ("http_error", "HTTP error"))
+        headers.update(error.headers or {})
+    else:
+        status, code, title = 500, "internal_error", "Internal error"
+        detail, field = "an unforeseen error; it was logged under this request's id", None
+    problem = Problem(
+        type=f"urn:mutualformer:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        field=field,
+        instance=f"urn:request:{request_id}",
+    )
+    content = problem.model_dump_json(exclude_none=True)
+    return Response(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares about its errors; see `describe`."""
+    return {
+        status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses
+    }
+
+
+def describe(openapi: dict[str, Any]) -> dict[str, Any]:
+    """Correct what FastAPI takes errors to be: each is a `Problem`, in its own media type."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    response["content"] = content
+    for unused in ("HTTPValidationError", "ValidationError"):
+        openapi["components"]["schemas"].pop(unused, None)
+    return openapi
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    return render(error, request.state.request_id)
+
+
+def _explain(errors: Sequence[Any]) -> tuple[str, str | None]:
+    """One sentence for all errors, and the field of the first."""
+    sentences, fields = [], []
+    for error in errors:
+        place, *names = (str(part) for part in error["loc"])
+        name = ".".join(names)
+        kind = "form field" if place == "body" else f"{place} parameter"
+        fields.append(name)
+        if error["type"] == "missing":
+            sentences.append(f"{kind} {name!r} is missing")
+        elif error["type"] == "extra_forbidden":
+            sentences.append(f"{kind} {name!r} is unknown")
+        elif place == "body":
+            sentences.append(f"{kind} {name!r} is not a file; give it a file name")
+        else:
+            sentences.append(f"{kind} {name!r}: {error['msg']}")
+    return "; ".join(sentences), fields[0] or None

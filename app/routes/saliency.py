@@ -1,0 +1,75 @@
+"""`POST /v1/saliency`: a registered pair in, its salient object out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Query, Request, Response, UploadFile
+
+from app import problems
+from app.errors import BadRequest
+from app.schemas import SaliencyOptions, SaliencyReport
+from app.service import Service
+
+router = APIRouter(tags=["saliency"])
+
+_FIELDS = {"rgb", "depth"}
+_ANSWERED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "What `output` names; `map` unless said otherwise.",
+        "model": SaliencyReport,
+        "content": {
+            "image/png": {"schema": {"type": "string", "contentMediaType": "image/png"}},
+            "application/x-npy": {
+                "schema": {"type": "string", "contentMediaType": "application/x-npy"}
+            },
+        },
+        "headers": {
+            name: {"description": text, "schema": {"type": "string"}}
+            for name, text in {
+                "X-Model-Id": "`name@version` of the bundle that answered.",
+                "X-Depth-Convention": "How depth was read.",
+                "X-Warnings": "What made this pair less useful than it could be, if anything.",
+                "X-Request-Id": "The client's, if it sent a sane one, or a new one.",
+                "Server-Timing": "Milliseconds of each stage.",
+            }.items()
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/saliency",
+    response_class=Response,
+    responses=_ANSWERED | problems.responses(400, 404, 413, 422, 500, 503),
+)
+async def saliency(
+    request: Request,
+    rgb: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP or TIFF.")],
+    depth: Annotated[
+        UploadFile,
+        File(
+            description="Of the same view and size: 8- or 16-bit grey PNG, TIFF, BMP or JPEG, "
+            "or a `.npy` array (H, W) of integers or floats."
+        ),
+    ],
+    options: Annotated[SaliencyOptions, Query()],
+) -> Response:
+    """Find the salient object of one registered pair: same scene, same height and width.
+
+    Pictures are turned upright by their EXIF orientation, and so is the answer.
+    """
+    unknown = sorted(set(await request.form()) - _FIELDS)
+    if unknown:
+        raise BadRequest(
+            f"form field {unknown[0]!r} is unknown; options go into the query", field=unknown[0]
+        )
+    service: Service = request.app.state.service
+    times = request.state.times
+    predictor = service.predictor("saliency", options.model)
+    times.record("receive", times.elapsed())
+    answer = await predictor.saliency(await rgb.read(), await depth.read(), options, times)
+    headers = {"X-Model-Id": answer.model_id, "X-Depth-Convention": options.depth_convention}
+    if answer.warnings:
+        headers["X-Warnings"] = "; ".join(answer.warnings)
+    return Response(answer.body, headers=headers, media_type=answer.media_type)

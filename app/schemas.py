@@ -1,0 +1,128 @@
+"""Request parameters and response bodies, as OpenAPI shows them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.bundle import Manifest
+from model.preprocessing import DepthConvention
+
+Output = Literal["map", "map16", "mask", "cutout", "overlay", "npy", "json"]
+Size = Literal["original", "model"]
+
+
+class SaliencyOptions(BaseModel):
+    """Query parameters of `POST /v1/saliency`; an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Output = Field(
+        default="map",
+        description="`map`: 8-bit grey PNG. `map16`: 16-bit grey PNG. `mask`: PNG of 0 and 255. "
+        "`cutout`: RGBA PNG of the object. `overlay`: RGB PNG of the picture with the map in red. "
+        "`npy`: float32 array. `json`: statistics, bounding box, run lengths and the map.",
+    )
+    size: Size = Field(
+        default="original",
+        description="`original`: as many pixels as the upright rgb picture. "
+        "`model`: as the network sees it.",
+    )
+    threshold: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Least saliency of the object in `mask` and `json`, and where the soft edge "
+        "of `cutout` is half transparent.",
+    )
+    depth_convention: DepthConvention = Field(
+        default="near_bright",
+        description="How depth is written: bright is near, dark is near, or a distance with 0 "
+        "where it is missing.",
+    )
+    model: str | None = Field(default=None, description="Name of a bundle; see `/v1/models`.")
+    resize: bool = Field(
+        default=False,
+        description="Take a depth map of another size than rgb, if its aspect ratio agrees "
+        "within 2 %.",
+    )
+
+
+class PictureSize(BaseModel):
+    """Pixels."""
+
+    width: int
+    height: int
+
+
+class Box(BaseModel):
+    """Smallest upright rectangle around the object, in pixels from the upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class RunLengths(BaseModel):
+    """The mask as COCO writes it uncompressed: runs down the columns, the first one of zeros."""
+
+    size: tuple[int, int] = Field(description="(height, width)")
+    counts: list[int]
+
+
+class SaliencyReport(BaseModel):
+    """What `output=json` answers."""
+
+    model_id: str = Field(description="`name@version` of the bundle.")
+    depth_convention: DepthConvention
+    threshold: float
+    size: PictureSize = Field(description="Of the map, mask and box below.")
+    mean: float = Field(description="Mean saliency, in [0, 1].")
+    max: float = Field(description="Highest saliency, in [0, 1].")
+    area: float = Field(description="Share of pixels at or above the threshold, in [0, 1].")
+    bounding_box: Box | None = Field(description="Null when no pixel reaches the threshold.")
+    rle: RunLengths
+    map_png_base64: str = Field(description="The 8-bit grey PNG of `output=map`.")
+    warnings: list[str] = Field(description="What made this pair less useful than it could be.")
+    timings_ms: dict[str, float] = Field(description="Stages before this answer was written.")
+
+
+class ModelReport(BaseModel):
+    """One bundle and how it runs here."""
+
+    name: str
+    model_id: str = Field(description="`name@version`.")
+    default: bool = Field(description="Whether it answers requests of its task that name no model.")
+    runtime: str = Field(description="What runs it, e.g. `onnxruntime`.")
+    device: str = Field(description="Where it really runs, e.g. `cpu` or `cuda:0`.")
+    requested_device: str = Field(description="Where it was asked to run.")
+    canary_max_error: float = Field(description="Largest error of the start-up self-test.")
+    manifest: Manifest
+    parity: dict[str, Any] = Field(description="Errors of each conversion step.")
+
+
+class ModelList(BaseModel):
+    """Every bundle being served."""
+
+    models: list[ModelReport]
+
+
+class Health(BaseModel):
+    """A probe's answer while it is good."""
+
+    status: Literal["live", "ready", "started"]
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str = Field(description="Identifies the kind of problem: `urn:mutualformer:` and `code`.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong this time, and what is expected.")
+    code: str = Field(description="Stable name for programs.")
+    field: str | None = Field(default=None, description="The form field or parameter at fault.")
+    instance: str = Field(description="`urn:request:` and the `X-Request-Id` of this answer.")

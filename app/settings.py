@@ -1,0 +1,61 @@
+"""What an operator may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PREFIX = "MUTUALFORMER_"
+# Pillow's own guard stays on behind ours, so ours must not exceed it.
+_PILLOW_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+
+class Settings(BaseSettings):
+    """Read once, from `MUTUALFORMER_*`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` for every interface."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on."""
+    bundles: Path = Path("bundles")
+    """Folder of bundles, or one bundle; every bundle found is served. None found stops start-up."""
+    default_model: str | None = None
+    """Bundle that answers when a request names none; the first by name if unset."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks run."""
+    provider_policy: Literal["strict", "fallback"] = "strict"
+    """`strict`: the device or no start; `fallback`: the CPU, shown in `/v1/models`, if it fails."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads within one operator on a CPU; the runtime chooses if unset."""
+    decode_threads: int = Field(default=2, ge=1, le=256)
+    """Threads that decode, prepare and encode pictures; two more pairs than these are held decoded
+    at once, the rest wait as they were sent."""
+    max_upload_bytes: int = Field(default=32 * 2**20, ge=1)
+    """Largest request body, in bytes."""
+    max_pixels: int = Field(default=50_000_000, ge=1, le=_PILLOW_MAX_PIXELS)
+    """Most pixels of one picture."""
+    min_side: int = Field(default=16, ge=1)
+    """Shortest side of a picture, in pixels."""
+    shutdown_grace_s: int = Field(default=30, ge=1)
+    """Seconds that running requests get to finish after a signal to stop."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+    docs: bool = True
+    """Whether `/docs` and `/openapi.json` answer."""
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Environment variables with our prefix that no setting reads: misspelt, most likely."""
+    known = {f"{_PREFIX}{field}".upper() for field in Settings.model_fields}
+    return sorted(
+        name for name in names if name.upper().startswith(_PREFIX) and name.upper() not in known
+    )
