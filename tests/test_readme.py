@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.settings import Settings
+from training.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    re.sub(r"\\\n\s*", "", block)
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+]
+ADDRESS = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The shipped bundles, served as `make serve` serves them, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=ROOT,
+        env={**os.environ, "MUTUALFORMER_PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while not _ready(address):
+            assert process.poll() is None, "the service stopped"
+            assert time.monotonic() < deadline, "the service did not become ready"
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def curl(pattern: str, address: str, folder: Path) -> None:
+    """Run the README's curl command that matches, as pasted, but for port and output folder."""
+    lines = [line for block in COMMANDS for line in block.splitlines() if line.startswith("curl")]
+    (line,) = (line for line in lines if re.search(pattern, line))
+    line = line.replace(ADDRESS, address).replace("-o ", f"-o {folder}/")
+    subprocess.run(line, shell=True, cwd=ROOT, check=True, capture_output=True)
+
+
+def overlap(found: NDArray[np.bool_], name: str) -> float:
+    with Image.open(ROOT / "examples" / "gt" / f"{name}.png") as image:
+        gt = np.asarray(image) > 128
+    assert found.shape == gt.shape
+    return float((found & gt).sum() / (found | gt).sum())
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+
+
+@needs_curl
+def test_the_first_curl_answers_a_map_of_the_vase(address: str, tmp_path: Path) -> None:
+    curl("vase_rgb", address, tmp_path)
+
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.format == "PNG"
+        assert overlap(np.asarray(image) > 127, "vase") > 0.8
+
+
+@needs_curl
+def test_the_second_curl_cuts_the_cone_out(address: str, tmp_path: Path) -> None:
+    curl("cone_rgb", address, tmp_path)
+
+    with Image.open(tmp_path / "cutout.png") as image:
+        assert image.mode == "RGBA"
+        # Two boulders behind the cone are kept, too.
+        assert overlap(np.asarray(image)[..., 3] > 127, "cone") > 0.6
+
+
+@needs_curl
+def test_the_third_curl_answers_json_about_the_mug(address: str, tmp_path: Path) -> None:
+    curl("mug_rgb", address, tmp_path)
+    report = json.loads((tmp_path / "mug.json").read_text())
+
+    height, width = report["rle"]["size"]
+    counts = report["rle"]["counts"]
+    runs = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    mask = runs.reshape(width, height).T
+    assert overlap(mask, "mug") > 0.8
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = report["bounding_box"]
+    assert (box["x"], box["y"]) == (columns[0], rows[0])
+    assert (box["width"], box["height"]) == (np.ptp(columns) + 1, np.ptp(rows) + 1)
+
+
+@needs_curl
+def test_predicting_without_a_server_answers_the_same(address: str, tmp_path: Path) -> None:
+    (line,) = (block for block in COMMANDS if "app predict" in block)
+    words = line.replace("map.png", str(tmp_path / "alone.png")).split()
+    subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True)
+    curl("vase_rgb", address, tmp_path)
+
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "map.png").read_bytes()
+
+
+def test_every_setting_and_its_default_is_listed() -> None:
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        cell = "" if default is None else f"`{shown}`"
+        assert f"| `MUTUALFORMER_{name.upper()}` | {cell} |".replace("|  |", "| |") in README
+
+
+def test_every_file_that_is_linked_or_named_exists() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    recipes = re.findall(r"training/recipes/[\w-]+\.yaml", README)
+
+    assert links
+    assert recipes
+    for path in {*links, *recipes}:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "recipes").glob("*.yaml")))
+def test_every_recipe_loads(path: Path) -> None:
+    Recipe.load(path).network_config()
+
+
+def test_the_test_command_is_the_one_that_ci_runs() -> None:
+    assert any(block.strip() == "make test" for block in COMMANDS)
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
