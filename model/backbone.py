@@ -1,4 +1,4 @@
-"""timm trunks: pictures in, feature pyramids out. Building one never downloads anything."""
+"""timm trunks: pictures in, feature pyramids or tokens out. Building one downloads nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import load_file
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from model.config import STRIDES
@@ -64,16 +66,153 @@ class Pyramid(nn.Module):
         Raises:
             ValueError: a parameter is missing, misshapen or unknown; the message names it.
         """
-        own = self.trunk.state_dict()
-        state = {
-            key: value
-            for key, value in load_file(path).items()
-            if key in own or not key.startswith(HEAD_PREFIXES)
-        }
-        for key, value in state.items():
-            if key in own and value.ndim == 4 and own[key].shape[1] == 1 != value.shape[1] == 3:
-                state[key] = value.sum(dim=1, keepdim=True)
+        _load_trunk(self.trunk, load_file(path), str(path))
+
+
+class CnnTokens(nn.Module):
+    """A timm CNN whose last map at stride 16 is squeezed and read as tokens.
+
+    Args:
+        name: timm model that offers `features_only` with `output_stride=16`.
+        dim: width of the tokens.
+        args: passed to `timm.create_model`.
+
+    Raises:
+        ValueError: the model is unknown or cannot stay at stride 16.
+    """
+
+    def __init__(self, name: str, dim: int, args: dict[str, Any] | None = None) -> None:
+        super().__init__()
         try:
-            self.trunk.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit the trunk: {error}") from error
+            self.trunk: nn.Module = timm.create_model(
+                name,
+                pretrained=False,
+                features_only=True,
+                output_stride=16,
+                out_indices=(-1,),
+                **(args or {}),
+            )
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise ValueError(f"timm has no {name!r} at stride 16: {error}") from error
+        (channels,) = self.trunk.feature_info.channels()  # type: ignore[operator, union-attr]
+        self.squeeze = nn.Conv2d(channels, dim, 1, bias=False)
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) -> (B, H/16 * W/16, dim)."""
+        (features,) = self.trunk(x)
+        tokens: Tensor = self.norm(self.squeeze(features)).flatten(2).transpose(1, 2)
+        return tokens
+
+    def load_weights(self, path: Path) -> None:
+        """Load a classifier's or a pyramid's weights from a `.safetensors` file in timm's names.
+
+        Raises:
+            ValueError: a parameter is missing, misshapen or unknown; the message names it.
+        """
+        _load_trunk(self.trunk, load_file(path), str(path))
+
+
+class VitTokens(nn.Module):
+    """A timm vision transformer: the class token, then one token a patch.
+
+    Args:
+        name: timm ViT.
+        size: (height, width) of the pictures in pixels, multiples of the patch's side unless
+            patches overlap.
+        stride: pixels between patches; none: their side.
+        drop_path: largest probability of dropping a residual branch, reached at the last layer.
+        args: passed to `timm.create_model`.
+
+    Raises:
+        ValueError: the model is unknown or has no class token.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: tuple[int, int],
+        stride: int | None = None,
+        drop_path: float = 0.0,
+        args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        try:
+            trunk: Any = timm.create_model(
+                name,
+                pretrained=False,
+                num_classes=0,
+                global_pool="token",
+                img_size=size,
+                drop_path_rate=drop_path,
+                **(args or {}),
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"timm has no ViT {name!r}: {error}") from error
+        if getattr(trunk, "num_prefix_tokens", 0) != 1 or trunk.pos_embed is None:
+            raise ValueError(f"{name!r} has no class token or no position embedding")
+        if stride is not None:
+            _overlap(trunk, size, stride)
+        self.trunk = trunk
+        self.dim: int = trunk.embed_dim
+        self.grid: tuple[int, int] = trunk.patch_embed.grid_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) -> (B, 1 + patches, dim)."""
+        tokens: Tensor = self.trunk.forward_features(x)
+        return tokens
+
+    def load_weights(self, path: Path) -> None:
+        """Load a ViT's weights from a `.safetensors` file in timm's names; see `load_state`."""
+        self.load_state(load_file(path), str(path))
+
+    def load_pretrained(self, name: str) -> None:
+        """Download timm's weights for the model `name`; see `load_state`."""
+        state = timm.create_model(name, pretrained=True).state_dict()
+        self.load_state(state, f"the weights of {name}")
+
+    def load_state(self, state: dict[str, Tensor], origin: str) -> None:
+        """Load weights; position embeddings are resized to this trunk's grid.
+
+        Raises:
+            ValueError: a parameter is missing, misshapen or unknown; the message names it.
+        """
+        position = state.get("pos_embed")
+        if position is not None and position.shape[1] != 1 + self.grid[0] * self.grid[1]:
+            state = {
+                **state,
+                "pos_embed": resample_abs_pos_embed(
+                    position, new_size=list(self.grid), num_prefix_tokens=1
+                ),
+            }
+        _load_trunk(self.trunk, state, origin)
+
+
+def _overlap(trunk: Any, size: tuple[int, int], stride: int) -> None:
+    """Move patches by `stride` in place of their side, and make room for their positions."""
+    embed = trunk.patch_embed
+    side = embed.patch_size[0]
+    if not 0 < stride <= side:
+        raise ValueError(f"patch_stride must be 1 to {side}, the patch's side, got {stride}")
+    embed.proj.stride = (stride, stride)
+    embed.grid_size = tuple((length - side) // stride + 1 for length in size)
+    embed.num_patches = embed.grid_size[0] * embed.grid_size[1]
+    trunk.pos_embed = nn.Parameter(torch.zeros(1, 1 + embed.num_patches, trunk.embed_dim))
+    nn.init.trunc_normal_(trunk.pos_embed, std=0.02)
+
+
+def _load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    """Load strictly, but for what only a classifier has, and for grey first convolutions."""
+    own = trunk.state_dict()
+    state = {
+        key: value
+        for key, value in state.items()
+        if key in own or not key.startswith(HEAD_PREFIXES)
+    }
+    for key, value in state.items():
+        if key in own and value.ndim == 4 and own[key].shape[1] == 1 != value.shape[1] == 3:
+            state[key] = value.sum(dim=1, keepdim=True)
+    try:
+        trunk.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{origin} does not fit the trunk: {error}") from error

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.config import SaliencyConfig
+from model.config import CONFIGS, Config, ReIDConfig, Task
+from model.reid import ReIDNet
 from model.saliency import SaliencyNet
 
 FORMAT = "mutualformer-checkpoint-1"
@@ -24,9 +25,8 @@ FORMAT = "mutualformer-checkpoint-1"
 class Checkpoint:
     """Everything needed to rebuild a network and to say where it comes from."""
 
-    task: str
-    """`saliency`."""
-    config: SaliencyConfig
+    config: Config
+    """The architecture; its class tells the task."""
     state: dict[str, Tensor]
     recipe: dict[str, Any] = field(default_factory=dict)
     """The training recipe, as plain values."""
@@ -37,13 +37,22 @@ class Checkpoint:
     licence: str = ""
     """Terms of the weights and what they were trained on."""
 
+    @property
+    def task(self) -> Task:
+        """`saliency` or `reid`."""
+        return self.config.task
+
     def build(self) -> nn.Module:
         """The network with these weights, in evaluation mode.
 
         Raises:
             ValueError: a parameter is missing, unknown or misshapen; the message names it.
         """
-        network = SaliencyNet(self.config)
+        network = (
+            ReIDNet(self.config)
+            if isinstance(self.config, ReIDConfig)
+            else SaliencyNet(self.config)
+        )
         try:
             network.load_state_dict(self.state, strict=True)
         except RuntimeError as error:
@@ -87,9 +96,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no iterator
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read checkpoint {path}: {error}") from error
+    task = metadata["task"]
+    if task not in CONFIGS:
+        raise ValueError(f"{path}: unknown task {task!r}; known: {', '.join(CONFIGS)}")
     return Checkpoint(
-        task=metadata["task"],
-        config=SaliencyConfig.from_dict(json.loads(metadata["config"])),
+        config=CONFIGS[task].from_dict(json.loads(metadata["config"])),
         state=state,
         recipe=json.loads(metadata["recipe"]),
         metrics=json.loads(metadata["metrics"]),

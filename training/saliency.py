@@ -86,7 +86,6 @@ class SaliencyTask:
     def save(self, path: Path, network: nn.Module, metrics: dict[str, float]) -> None:
         """Write a checkpoint of `network`."""
         checkpoint = Checkpoint(
-            task="saliency",
             config=self.config,
             state=network.state_dict(),
             recipe=self.recipe.to_dict(),

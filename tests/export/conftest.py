@@ -31,7 +31,6 @@ def checkpoint() -> Checkpoint:
     network = tiny_network()
     _spread(network)
     return Checkpoint(
-        task="saliency",
         config=tiny_config(),
         state=network.state_dict(),
         recipe={

@@ -241,7 +241,6 @@ def test_nothing_but_a_bundle_is_replaced(
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"task": "reid"}, Options(), "cannot export the task 'reid'"),
         ({}, Options(size=(64, 50)), r"input_size must be multiples of 32, got \(64, 50\)"),
         ({}, Options(opset=21), r"opset must be among \(18, 19, 20\), got 21"),
         ({"state": {}}, Options(), "decoder.heads.0.weight"),

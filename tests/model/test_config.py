@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from model.config import SALIENCY_PRESETS, SaliencyConfig
+from model.config import SaliencyConfig
 
 
-@pytest.mark.parametrize("name", SALIENCY_PRESETS)
+@pytest.mark.parametrize("name", SaliencyConfig.presets)
 def test_a_preset_survives_json(name: str) -> None:
     config = SaliencyConfig.preset(name)
 

@@ -43,7 +43,10 @@ def simulate_depth(
     if not honest and rng.random() < 0.08:
         return _useless(rgb, rng, others)
     scene = _background(mask.shape, rng)
-    if rng.random() < 0.7:
+    kind = rng.random()
+    if kind < 0.45:
+        scene = _stand_up(scene, rgb, rng)
+    elif kind < 0.8:
         scene += _image_regions(rgb, rng) * rng.uniform(0.05, 0.45)
     seen = _as_sensed(mask, rng)
     if honest:
@@ -64,19 +67,19 @@ def _background(shape: tuple[int, ...], rng: np.random.Generator) -> Map:
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     y, x = y / h, x / w
     kind = rng.random()
-    if kind < 0.4:  # ground: disparity grows linearly below the horizon
+    if kind < 0.5:  # ground: disparity grows linearly below the horizon
         horizon = rng.uniform(-0.3, 0.75) + rng.normal(0, 0.1) * (x - 0.5)
         scene = np.clip((y - horizon) / (1.2 - horizon), 0, None) * rng.uniform(0.4, 1.2)
         if rng.random() < 0.5:  # a wall or trees behind
             wall = y < horizon + rng.uniform(-0.1, 0.1)
             scene = np.where(wall, np.maximum(scene, rng.uniform(0, 0.35)), scene)
-    elif kind < 0.65:  # a table, a floor from above, a wall
+    elif kind < 0.9:  # a table, a floor from above, a wall
         direction = rng.normal((0.7, 0.0), (0.4, 0.4)) * rng.uniform(0, 1)
         scene = direction[0] * (y - 0.5) + direction[1] * (x - 0.5) + 0.4
     else:
         scene = _noise((h, w), rng, cells=int(rng.integers(2, 7))) * rng.uniform(0.2, 0.8)
-    if rng.random() < 0.5:
-        scene = scene + _noise((h, w), rng, int(rng.integers(3, 12))) * rng.uniform(0.0, 0.25)
+    if rng.random() < 0.3:
+        scene = scene + _noise((h, w), rng, int(rng.integers(3, 12))) * rng.uniform(0.0, 0.15)
     result: Map = np.ascontiguousarray(scene, np.float32)
     return result
 
@@ -96,6 +99,37 @@ def _image_regions(rgb: NDArray[np.uint8], rng: np.random.Generator) -> Map:
     index = (bins[..., 0] * levels + bins[..., 1]) * levels + bins[..., 2]
     heights = rng.uniform(-1, 1, levels**3).astype(np.float32)
     result: Map = heights[index]
+    return result
+
+
+def _stand_up(scene: Map, rgb: NDArray[np.uint8], rng: np.random.Generator) -> Map:
+    """Regions of like colour stand where their feet touch the ground, as in a stage set.
+
+    Stereo depth looks like this: layers whose edges the photo shares, farther towards the top. What
+    reaches the bottom of the picture, or is large, is the ground itself.
+    """
+    h, w = scene.shape
+    small = cv2.resize(rgb, (96, 96), interpolation=cv2.INTER_AREA)
+    levels = int(rng.integers(3, 6))
+    bins = (cv2.GaussianBlur(small, (0, 0), rng.uniform(0.8, 2.5)).astype(np.int32) * levels) // 256
+    index = (bins[..., 0] * levels + bins[..., 1]) * levels + bins[..., 2]
+    ground = cv2.resize(scene, (96, 96), interpolation=cv2.INTER_AREA)
+    standing, stands = ground.copy(), np.zeros((96, 96), np.float32)
+    for value in np.unique(index):
+        _, labels, stats, centres = cv2.connectedComponentsWithStats(
+            (index == value).view(np.uint8)
+        )
+        for part in range(1, len(stats)):
+            bottom = int(stats[part, cv2.CC_STAT_TOP] + stats[part, cv2.CC_STAT_HEIGHT]) - 1
+            if stats[part, cv2.CC_STAT_AREA] < 12 or bottom > 92 or rng.random() < 0.15:
+                continue
+            if stats[part, cv2.CC_STAT_AREA] > 0.3 * 96 * 96 and rng.random() < 0.7:
+                continue
+            here = labels == part
+            standing[here] = ground[bottom, int(centres[part][0])] + rng.normal(0, 0.04)
+            stands[here] = 1
+    layers = [cv2.resize(x, (w, h), interpolation=cv2.INTER_LINEAR) for x in (standing, stands)]
+    result: Map = scene + (layers[0] - scene) * layers[1]
     return result
 
 
@@ -147,8 +181,8 @@ def _place_object(scene: Map, seen: Map, mask: Mask, rng: np.random.Generator) -
     if rng.random() < 0.5:
         inner = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
         body += np.sqrt(inner / max(float(inner.max()), 1.0)) * rng.uniform(-0.05, 0.2)
-    if rng.random() < 0.5:
-        body += (_noise(scene.shape, rng, int(rng.integers(3, 9))) - 0.5) * rng.uniform(0, 0.3)
+    if rng.random() < 0.4:
+        body += (_noise(scene.shape, rng, int(rng.integers(3, 9))) - 0.5) * rng.uniform(0, 0.2)
     follow = rng.uniform(0, 0.7) * (rng.random() < 0.4)  # lies on the ground rather than stands
     body = (1 - follow) * body + follow * (scene + max(level - float(inside.mean()), 0) * 0.5)
     result: Map = (scene * (1 - seen) + body * seen).astype(np.float32)
@@ -228,8 +262,8 @@ def _sense(depth: Map, seen: Map, rng: np.random.Generator) -> Map:
         depth = cv2.GaussianBlur(depth, (0, 0), rng.uniform(0.5, 5.0))
     if rng.random() < 0.5:
         depth = depth + rng.standard_normal((h, w), np.float32) * rng.uniform(0, 0.05)
-    if rng.random() < 0.3:
-        depth = depth + (_noise((h, w), rng, 16) - 0.5) * rng.uniform(0, 0.2)
+    if rng.random() < 0.2:
+        depth = depth + (_noise((h, w), rng, 16) - 0.5) * rng.uniform(0, 0.12)
     depth = _stretch(depth)
     if rng.random() < 0.5:
         depth = depth ** np.float32(np.exp(rng.normal(0, 0.45)))
@@ -252,8 +286,8 @@ def _sense(depth: Map, seen: Map, rng: np.random.Generator) -> Map:
         decoded = np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE))
         depth = (decoded / 255).astype(np.float32)
     depth = _stretch(depth)
-    if rng.random() < 0.25:
-        holes = _noise((h, w), rng, int(rng.integers(4, 24))) > rng.uniform(0.75, 0.97)
+    if rng.random() < 0.2:
+        holes = _noise((h, w), rng, int(rng.integers(4, 24))) > rng.uniform(0.88, 1.0)
         if rng.random() < 0.5:  # the shadow of the emitter beside the object
             shift = int(rng.uniform(-0.04, 0.04) * w)
             holes |= (np.roll(seen, shift, axis=1) > 0.5) & (seen < 0.5)
