@@ -12,6 +12,8 @@ ServiceError
 │   └── PairMismatch                     the two pictures differ in size
 ├── RequestTooLarge 413
 ├── UnknownModel 404
+├── Overloaded 429                       says when to come again
+├── DeadlineExceeded 504
 ├── NotReady 503
 └── InferenceFailed 500
 """
@@ -127,6 +129,30 @@ class UnknownModel(ServiceError):
     status = 404
     code = "unknown_model"
     title = "Unknown model"
+
+
+class Overloaded(ServiceError):
+    """More work than may wait.
+
+    Args:
+        retry_after_s: when there should be room again, in whole seconds.
+    """
+
+    status = 429
+    code = "overloaded"
+    title = "Overloaded"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ServiceError):
+    """The answer would come too late to be of use."""
+
+    status = 504
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"
 
 
 class NotReady(ServiceError):

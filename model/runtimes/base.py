@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 
 class RuntimeFailure(Exception):  # noqa: N818 - named by the design, beside `Runtime`
-    """The runtime could not load or run its network; the only exception a runtime raises."""
+    """The runtime could not load or run its network; runtimes raise nothing else."""
+
+
+class OutOfMemory(RuntimeFailure):
+    """The batch did not fit; a smaller one may."""
 
 
 class Runtime(Protocol):
