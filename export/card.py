@@ -128,8 +128,6 @@ def training_data(recipe: Mapping[str, Any]) -> list[str]:
     }
     kind = kinds.get(str(data.get("source")), str(data.get("source")))
     lines = [f"{PurePath(root).name}: {kind}" for root in data.get("roots", ())]
-    for root in data.get("pseudo_roots", ()):
-        lines.append(f"{PurePath(root).name}: photos that a network labelled, depth simulated")
     if data.get("backgrounds"):
         lines.append(f"{PurePath(data['backgrounds']).name}: backgrounds")
     for key, what in (("trunk_weights", "initial trunks"), ("start_from", "initial weights")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -50,26 +51,33 @@ def train(
         typer.echo(f"{name:28} {value:.4f}")
 
 
-@app.command("pseudo-label")
-def pseudo_label_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A saliency checkpoint, the teacher.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos without masks.")],
-    out: Annotated[Path, typer.Option(help="Set to write: gets rgb/ and gt/.")],
-    agreement: Annotated[float, typer.Option(help="Least overlap of views, 0 to 1.")] = 0.85,
+@app.command("label-objects")
+def label_objects_command(
+    photos: Annotated[Path, typer.Argument(help="Folder of ImageNet photos, one a class or more.")],
+    classifier: Annotated[Path, typer.Option(help="timm weights of the trunk's classifier.")],
+    teacher: Annotated[Path, typer.Option(help="A saliency bundle or checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Gets objects/{rgb,gt} and scenes/.")],
+    judgements: Annotated[
+        Path, typer.Option(help="Which proposal was chosen by eye for each photo.")
+    ] = Path("training/recipes/imagenet-objects.csv"),
+    preset: Annotated[str, typer.Option(help="Whose trunk.")] = "saliency-compact",
 ) -> None:
-    """Label photos that the teacher is sure of, as one more set to train on."""
-    from model.checkpoint import load_checkpoint
-    from training.pseudo_label import pseudo_label
+    """Make masks for photos of which only the class is known, as one more set to train on."""
+    from model.config import SaliencyConfig
+    from training.evaluate import open_model
+    from training.object_masks import Classifier, read_judgements, write_objects
 
     try:
-        network = load_checkpoint(checkpoint).build()
+        chosen = read_judgements(judgements)
+        network = Classifier(classifier, SaliencyConfig.preset(preset))
         paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".png"))
+        labelled = write_objects(paths, chosen, network, open_model(teacher), out)
+        counts = Counter(track(labelled, total=len(chosen)))
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    labelled = pseudo_label(network, paths, out, agreement=agreement)
-    kept = [path for path, sure in track(labelled, total=len(paths)) if sure]
-    typer.echo(f"kept {len(kept)} of {len(paths)} photos in {out}")
+    for choice, count in sorted(counts.items()):
+        typer.echo(f"{choice:8} {count}")
 
 
 @evaluate.command("saliency")

@@ -21,8 +21,9 @@ class DataRecipe:
     """`foregrounds`: photos with masks, depth simulated; `triples`: `rgb/ depth/ gt/` folders."""
     roots: tuple[Path, ...]
     """Folders of photos or triples; several are trained on together."""
-    pseudo_roots: tuple[Path, ...] = ()
-    """Folders of photos that a network labelled (`foregrounds` only); never judged on."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """How much more often than by the square root of its count a set is drawn, by its name
+    (`foregrounds` only)."""
     backgrounds: Path | None = None
     """Pictures to paste objects onto (`foregrounds` only)."""
     val_root: Path | None = None

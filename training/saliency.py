@@ -106,9 +106,10 @@ def _sets(
         photos = [photo for root in data.roots for photo in find_photos(root)]
         backgrounds = sorted(data.backgrounds.glob("*.jpg")) if data.backgrounds else []
         train = [photo for photo in photos if not photo.held_out]
-        train += [photo for root in data.pseudo_roots for photo in find_photos(root)]
         held_out = [photo for photo in photos if photo.held_out]
-        return SimulatedDepth(train, backgrounds, draw), HeldOutDepth(held_out, size=size)
+        return SimulatedDepth(train, backgrounds, draw, data.shares), HeldOutDepth(
+            held_out, size=size
+        )
     triples = [triple for root in data.roots for triple in find_triples(root)]
     if data.val_root:
         train_triples, val_triples = triples, find_triples(data.val_root)
