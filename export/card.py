@@ -210,8 +210,8 @@ def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _conversion(steps: list[dict[str, Any]]) -> str:
-    head = ("step", "max abs error", "allowed")
-    rows = [
+    head: tuple[str, ...] = ("step", "max abs error", "allowed")
+    rows: list[tuple[str, ...]] = [
         (
             step["step"].replace("_", " "),
             f"{step['max_abs_error']:.1e}",
