@@ -147,9 +147,10 @@ class ReIDPredictor(Predictor):
                 rgb.append(prepare_rgb(pair.rgb, size))
                 aux.append(prepare_nir(pair.aux, size))
             warnings += pair.warnings
-            for upload, values in ((colour, rgb[-1]), (grey, aux[-1])):
-                if (values == values[0, 0]).all():
-                    warnings.append(f"{upload.place} is constant")
+            if (rgb[-1] == rgb[-1][0, 0]).all():
+                warnings.append(f"{colour.place} is constant")
+            if pair.aux.min() == pair.aux.max():
+                warnings.append(f"{grey.place} is constant")
         return PreparedBatch(np.stack(rgb), np.stack(aux), warnings)
 
     async def _encode(

@@ -112,20 +112,12 @@ def convert(
 
 
 def for_serving(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint without what only training reads; its answers are the same.
-
-    A re-identification network loses its classifiers, and its cameras become their mean, which is
-    what a request without a camera gets.
-    """
+    """The checkpoint without the classifiers, which only training reads; answers stay the same."""
     config = checkpoint.config
     if not isinstance(config, ReIDConfig):
         return checkpoint
     state = {key: value for key, value in checkpoint.state.items() if ".classifier." not in key}
-    if config.num_cameras:
-        # Averaged by the exporter, it would be the mean of weights before any rounding.
-        state["cameras.weight"] = state["cameras.weight"].mean(dim=0, keepdim=True)
-    config = replace(config, num_classes=0, num_cameras=min(config.num_cameras, 1))
-    return replace(checkpoint, config=config, state=state)
+    return replace(checkpoint, config=replace(config, num_classes=0), state=state)
 
 
 def with_float16_weights(conversion: Conversion) -> Conversion:

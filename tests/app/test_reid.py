@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.reid import BATCH, ReIDPredictor
+from app.telemetry import StageTimes
 from model.runtimes.base import RuntimeFailure
 from model.runtimes.echo import EchoEmbeddingRuntime
 from tests.app.conftest import Serve
@@ -193,9 +194,10 @@ async def test_exif_turns_both_pictures_alike(client: AsyncClient) -> None:
 async def test_constant_pictures_are_answered_with_a_warning_that_names_them(
     client: AsyncClient,
 ) -> None:
-    black, grey = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE), 9, np.uint8)
-    rgb, nir = (encoded(each) for each in crops(0))
-    files = form([rgb, encoded(black), rgb], [encoded(grey), nir, nir])
+    # Of another size than the network's: resizing must not hide it.
+    dull, grey = np.full((70, 90, 3), 13, np.uint8), np.full((70, 90), 12345, np.uint16)
+    rgb, nir = encoded(noise(70, 90)), encoded(ramp(70, 90))
+    files = form([rgb, encoded(dull), rgb], [encoded(grey), nir, nir])
 
     answer = await client.post(EMBEDDINGS, files=files)
 
@@ -255,6 +257,15 @@ async def test_server_timing_names_every_stage_once(client: AsyncClient) -> None
     assert stages[0] == "receive"
     assert stages[-2:] == ["encode", "total"]
     assert sorted(stages[1:-2]) == sorted(["wait", "decode", "preprocess", "queue", "infer"])
+
+
+async def test_a_stage_entered_twice_adds_up() -> None:
+    times = StageTimes()
+
+    for seconds in (0.5, 0.25):
+        times.record("decode", seconds)
+
+    assert times.milliseconds()["decode"] == 750
 
 
 async def test_few_batches_are_held_at_once_and_none_is_large(
