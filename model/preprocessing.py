@@ -80,6 +80,25 @@ def normalise_depth(
     return near, valid
 
 
+def prepare_nir(nir: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Divide near-infrared by the full range of its dtype, then resize with antialiasing.
+
+    Args:
+        nir: (H, W), uint8 or uint16.
+        size: (height, width) in pixels.
+
+    Returns:
+        float32 (H, W, 1) in [0, 1].
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    if nir.ndim != 2 or nir.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"nir must be uint8 or uint16 (H, W), got {nir.dtype} {nir.shape}")
+    values = nir.astype(np.float32) / np.float32(np.iinfo(nir.dtype).max)
+    return np.clip(_resize(values, size), 0.0, 1.0)[..., None]
+
+
 def resize_valid(
     values: NDArray[np.float32], valid: NDArray[np.bool_], size: tuple[int, int]
 ) -> NDArray[np.float32]:
