@@ -112,6 +112,11 @@ class CnnTokens(nn.Module):
         """
         _load_trunk(self.trunk, load_file(path), str(path))
 
+    def load_pretrained(self, name: str) -> None:
+        """Download timm's weights for the model `name`, and load them as `load_weights` does."""
+        state = timm.create_model(name, pretrained=True).state_dict()
+        _load_trunk(self.trunk, state, f"the weights of {name}")
+
 
 class VitTokens(nn.Module):
     """A timm vision transformer: the class token, then one token a patch.

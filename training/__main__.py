@@ -34,12 +34,14 @@ def train(
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
     from training.loop import Interrupted, fit
-    from training.recipe import Recipe
+    from training.recipe import Recipe, ReIDRecipe
+    from training.reid import ReIDTask
     from training.saliency import SaliencyTask
 
     try:
         chosen = Recipe.load(recipe, **_parse(changes or []))
-        results = fit(SaliencyTask(chosen), chosen, out, resume=resume)
+        task = ReIDTask(chosen) if isinstance(chosen, ReIDRecipe) else SaliencyTask(chosen)
+        results = fit(task, chosen, out, resume=resume)
     except Interrupted as stop:
         typer.echo(f"{stop}. Continue with --resume.", err=True)
         raise typer.Exit(130) from stop

@@ -1,4 +1,4 @@
-"""Fit the near-infrared simulator to real pairs, and say how well it does on scenes it never saw."""
+"""Fit the near-infrared simulator to real pairs, and say how well it does on new scenes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,8 @@ def fit_cubic(scenes: list[Scene]) -> NDArray[np.float64]:
     """What there is to beat: the least-squares cubic in red, green and blue, its coefficients."""
     features = np.concatenate([cubic_terms(scene.features) for scene in scenes])
     nir = np.concatenate([scene.nir for scene in scenes])
-    return np.linalg.lstsq(features, nir, rcond=None)[0]
+    coefficients: NDArray[np.float64] = np.linalg.lstsq(features, nir, rcond=None)[0]
+    return coefficients
 
 
 def cubic_terms(features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -146,7 +148,7 @@ def judge(scenes: list[Scene], fit: NirFit, cubic: NDArray[np.float64]) -> dict[
     """R^2 over all pixels of `scenes`, and the median over scenes, of both predictions."""
     nir = np.concatenate([scene.nir for scene in scenes])
     report = {}
-    preds = {
+    preds: dict[str, list[NDArray[Any]]] = {
         "cubic": [cubic_terms(scene.features) @ cubic for scene in scenes],
         "simulator": [fit(scene.features) for scene in scenes],
     }

@@ -1,8 +1,8 @@
 """Near-infrared for a photo that has none: a small network over colour and its surroundings.
 
-It is fitted to real pairs by `python -m training fit-nir` and knows nothing of the object beyond its
-colours, so a simulated picture adds no information to a clean photo. What is measured on it says
-so.
+It is fitted to real pairs by `python -m training fit-nir` and knows nothing of the object beyond
+its colours, so a simulated picture adds no information to a clean photo. What is measured on it
+says so.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def nir_features(rgb: NDArray[np.uint8]) -> Map:
     return features
 
 
-def _blur(x: Map, sigma: float) -> Map:
+def _blur(x: NDArray[np.floating], sigma: float) -> Map:
     """Gaussian mean, computed on a picture made smaller by about `sigma`."""
     h, w = x.shape[:2]
     factor = max(int(sigma / 1.5), 1)
