@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import py_sod_metrics
@@ -76,22 +77,50 @@ class Embedded:
     """(N,)."""
 
 
-def reid_scores(
-    query: Embedded, gallery: Embedded, rule: Rule, *, rerank: bool = False
-) -> dict[str, float]:
-    """Mean average precision, CMC and mean inverse negative penalty of a search.
+class Found(NamedTuple):
+    """The answer to one query."""
 
-    The gallery is ordered by cosine similarity; equal ones keep the gallery's order. A query does
-    not compete for the gallery's crops of its own identity in its own camera (or scene, by `rule`),
-    and one that has no others to find is skipped. Average precision is not interpolated: the mean,
-    over the crops to find, of the precision down to each. INP is the number of crops to find over
-    the rank of the last (Ye et al., TPAMI 2021).
+    order: NDArray[np.int64]
+    """Indices into the gallery, nearest first, without the crops that do not count."""
+    right: NDArray[np.bool_]
+    """Whether each is of the query's identity."""
+
+
+def search(
+    query: Embedded, gallery: Embedded, rule: Rule, *, rerank: bool = False
+) -> Iterator[Found]:
+    """Order the gallery for every query by cosine similarity; equal ones keep the gallery's order.
+
+    A query's own identity in its own camera (or scene, by `rule`) does not count, so the query set
+    may be its own gallery.
 
     Args:
         query: what is searched for.
-        gallery: what is searched in; it may be the query set itself.
+        gallery: what is searched in.
         rule: which crops of the same identity do not count.
         rerank: order by k-reciprocal re-ranking instead, see `reranked`.
+
+    Yields:
+        One answer for each query, in order.
+    """
+    similarities = reranked(query.values, gallery.values) if rerank else _compared(query, gallery)
+    query_place, gallery_place = (
+        (each.scene if rule == "scene" else each.camid) for each in (query, gallery)
+    )
+    for index, similarity in enumerate(row for chunk in similarities for row in chunk):
+        same = gallery.pid == query.pid[index]
+        dropped = same & (gallery_place == query_place[index])
+        order = np.argsort(-similarity, kind="stable")
+        order = order[~dropped[order]]
+        yield Found(order, same[order])
+
+
+def reid_scores(answers: Iterable[Found]) -> dict[str, float]:
+    """Mean average precision, CMC and mean inverse negative penalty.
+
+    Average precision is not interpolated: the mean, over the crops to find, of the precision down
+    to each. INP is the number of crops to find over the rank of the last (Ye et al., TPAMI 2021).
+    A query that has none to find is skipped.
 
     Returns:
         `mean_ap`, `rank1`, `rank5`, `rank10`, `minp` in [0, 1]; how many `queries` counted and how
@@ -100,34 +129,25 @@ def reid_scores(
     Raises:
         ValueError: every query was skipped.
     """
-    similarities = reranked(query.values, gallery.values) if rerank else _compared(query, gallery)
-    query_place, gallery_place = (
-        (each.scene if rule == "scene" else each.camid) for each in (query, gallery)
-    )
     precisions, penalties, firsts = [], [], []
-    for index, similarity in enumerate(row for chunk in similarities for row in chunk):
-        same = gallery.pid == query.pid[index]
-        dropped = same & (gallery_place == query_place[index])
-        order = np.argsort(-similarity, kind="stable")
-        found = same[order][~dropped[order]]
-        ranks = np.flatnonzero(found) + 1
+    skipped = 0
+    for answer in answers:
+        ranks = np.flatnonzero(answer.right) + 1
         if len(ranks) == 0:
+            skipped += 1
             continue
-        hits = np.arange(1, len(ranks) + 1)
-        precisions.append((hits / ranks).mean())
+        precisions.append((np.arange(1, len(ranks) + 1) / ranks).mean())
         penalties.append(len(ranks) / ranks[-1])
         firsts.append(ranks[0])
     if not firsts:
-        raise ValueError(
-            f"none of {len(query.pid)} queries has a crop to find under the {rule} rule"
-        )
+        raise ValueError(f"none of {skipped} queries has a crop to find that counts")
     first = np.array(firsts)
     return {
         "mean_ap": float(np.mean(precisions)),
         **{f"rank{rank}": float((first <= rank).mean()) for rank in RANKS},
         "minp": float(np.mean(penalties)),
         "queries": len(firsts),
-        "skipped": len(query.pid) - len(firsts),
+        "skipped": skipped,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from training.data.reid_samples import (
     TrainCrops,
     collate_crops,
     prepare_pair,
+    with_labels,
 )
-from training.data.reid_sets import Crop, Rule, counts, find_train, split_identities
+from training.data.reid_sets import Rule, counts, find_train, split_identities
 from training.data.sample import Draw, Steps, loader
 from training.losses import BatchHardTriplet, reid_loss
-from training.metrics import Embedded, reid_scores
+from training.metrics import reid_scores, search
 from training.recipe import ReIDRecipe
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class ReIDTask:
             ):
                 values.append(network(rgb.to(device), aux.to(device)).float().cpu().numpy())
         (embedded,) = with_labels((np.concatenate(values), self.val_crops))
-        results = reid_scores(embedded, embedded, self.rule)
+        results = reid_scores(search(embedded, embedded, self.rule))
         return {**results, "score": (results["mean_ap"] + results["rank1"]) / 2}
 
     def save(self, path: Path, network: nn.Module, metrics: dict[str, float]) -> None:
@@ -117,21 +117,6 @@ class ReIDTask:
             licence=self.recipe.licence,
         )
         save_checkpoint(path, checkpoint)
-
-
-def with_labels(*sets: tuple[np.ndarray[Any, Any], Sequence[Crop]]) -> list[Embedded]:
-    """Join embeddings (N, D) with the labels of their crops, identities numbered alike in all."""
-    pids = sorted({crop.pid for _, crops in sets for crop in crops})
-    numbers = {pid: number for number, pid in enumerate(pids)}
-    return [
-        Embedded(
-            values,
-            np.array([numbers[crop.pid] for crop in crops]),
-            np.array([crop.camid for crop in crops]),
-            np.array([crop.scene for crop in crops]),
-        )
-        for values, crops in sets
-    ]
 
 
 def _start(network: ReIDNet, recipe: ReIDRecipe) -> None:

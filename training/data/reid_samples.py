@@ -16,6 +16,7 @@ from model.preprocessing import prepare_nir, prepare_rgb
 from training.data.reid_augment import damage_one, geometry, vary
 from training.data.reid_sets import Crop, read_pair
 from training.data.sample import Draw
+from training.metrics import Embedded
 
 
 class ReIDSample(NamedTuple):
@@ -131,3 +132,18 @@ def prepare_pair(
     """A crop as the service would prepare it: uint8 (H, W, 3), float32 (H, W, 1) in [0, 1]."""
     rgb, nir = read_pair(crop)
     return prepare_rgb(Image.fromarray(rgb), size), prepare_nir(nir, size)
+
+
+def with_labels(*sets: tuple[NDArray[np.float32], Sequence[Crop]]) -> list[Embedded]:
+    """Join embeddings (N, D) with the labels of their crops, identities numbered alike in all."""
+    pids = sorted({crop.pid for _, crops in sets for crop in crops})
+    numbers = {pid: number for number, pid in enumerate(pids)}
+    return [
+        Embedded(
+            values,
+            np.array([numbers[crop.pid] for crop in crops]),
+            np.array([crop.camid for crop in crops]),
+            np.array([crop.scene for crop in crops]),
+        )
+        for values, crops in sets
+    ]
