@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -193,10 +193,15 @@ class ReIDRecipe(Recipe):
 
 
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    types = {f.name: str(f.type) for f in fields(kind)}  # ClassVars are no fields
+    types = {f.name: str(f.type) for f in fields(kind)}
     unknown = set(values) - set(types)
     if unknown:
         raise ValueError(f"unknown recipe keys: {', '.join(sorted(unknown))}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        if choices and value not in choices:
+            raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
     return {key: _typed(value, types[key]) for key, value in values.items()}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from training.data.nir_simulator import NirFit, nir_features, simulate_nir
 from training.fit_nir import fit_cubic, fit_nir, judge, read_scenes
@@ -11,14 +12,15 @@ from training.fit_nir import fit_cubic, fit_nir, judge, read_scenes
 SCENES = Path(__file__).parents[3] / "shared" / "data" / "rgb_nir_scenes"
 
 
-def photo(seed: int = 0, size: tuple[int, int] = (48, 64)) -> np.ndarray:  # type: ignore[type-arg]
+def photo(seed: int = 0, size: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def test_the_same_photo_gives_the_same_picture() -> None:
     first, again = simulate_nir(photo()), simulate_nir(photo())
 
-    assert (first.shape, first.dtype) == ((48, 64), np.uint8)
+    assert first.shape == (48, 64)
+    assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
 
 

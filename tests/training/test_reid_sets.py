@@ -18,7 +18,7 @@ from training.data.reid_sets import (
     split_identities,
 )
 
-LAYOUTS: tuple[Layout, ...] = tuple(WRITERS)  # type: ignore[assignment, arg-type] # its keys
+LAYOUTS: tuple[Layout, ...] = tuple(WRITERS)  # type: ignore[arg-type] # its keys
 
 
 @pytest.fixture(params=LAYOUTS)
