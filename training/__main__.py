@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 import yaml
+from rich.console import Console
 from rich.progress import track
+
+from model.preprocessing import DepthConvention
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 
 evaluate = typer.Typer(no_args_is_help=True, help="Judge a model on labelled data.")
 app.add_typer(evaluate, name="evaluate")
+
+
+NearBright = Annotated[
+    list[str] | None, typer.Option(help="Set in which bright is near; may be repeated.")
+]
+NearDark = Annotated[
+    list[str] | None, typer.Option(help="Set in which dark is near; may be repeated.")
+]
+MetricDepth = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Set whose depth is distance, 0 missing; may be repeated."),
+]
+
+
+LAYOUTS = "rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles."
+
+doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before training on it.")
+app.add_typer(doctor, name="doctor")
 
 
 @app.callback()
@@ -89,16 +113,20 @@ def evaluate_saliency_command(
     ],
     data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.json and figure sheets.")],
-    near_dark: Annotated[
-        list[str] | None, typer.Option(help="Set in which dark is near; may be repeated.")
-    ] = None,
+    near_bright: NearBright = None,
+    near_dark: NearDark = None,
+    metric: MetricDepth = None,
 ) -> None:
     """Print S-measure, max F, max E and MAE per set; write them and a sheet of every picture."""
-    from training.evaluate import evaluate_saliency, find_sets, open_model, table
+    from training.data.rgbd_sets import find_sets
+    from training.evaluate import evaluate_saliency, open_model, table
 
     try:
         runtime, size = open_model(model)
-        report = evaluate_saliency(runtime, find_sets(data, near_dark or []), size, out)
+        sets = find_sets(data, _conventions(near_bright, near_dark, metric))
+        for one in sets:
+            typer.echo(f"{one.name}: {len(one.triples)} triples, depth is {one.evidence}")
+        report = evaluate_saliency(runtime, sets, size, out)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -112,9 +140,7 @@ def evaluate_reid_command(
         Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
     ],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    layout: Annotated[
-        str, typer.Option(help="rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles.")
-    ],
+    layout: Annotated[str, typer.Option(help=LAYOUTS)],
     out: Annotated[Path, typer.Option(help="Folder for scores.json and the figure sheet.")],
     conditions: Annotated[
         bool, typer.Option(help="Also with dark colour, without NIR, without colour.")
@@ -138,6 +164,49 @@ def evaluate_reid_command(
         raise typer.Exit(2) from error
     typer.echo(reid_table(report))
     typer.echo(f"\nscores and figure sheet: {out}")
+
+
+@doctor.command("saliency")
+def doctor_saliency_command(
+    data: Annotated[Path, typer.Argument(help="Folder of rgb/ depth/ gt/, or of such folders.")],
+) -> None:
+    """Open every triple, and print what was found and what is wrong; exit status 1 says errors."""
+    from training.doctor import examine_saliency
+
+    try:
+        report = examine_saliency(data, _watched)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(str(report))
+    if not report.good:
+        raise typer.Exit(1)
+
+
+@doctor.command("reid")
+def doctor_reid_command(
+    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    layout: Annotated[
+        str | None, typer.Option(help=LAYOUTS, show_default="the only one that fits")
+    ] = None,
+) -> None:
+    """Open every crop, and print what was found and what is wrong; exit status 1 says errors."""
+    from training.doctor_reid import examine_reid, guess_layout
+
+    try:
+        chosen = layout or guess_layout(data)
+        typer.echo(f"layout: {chosen}")
+        report = examine_reid(
+            data,
+            chosen,  # type: ignore[arg-type] # it names the layouts it knows
+            _watched,
+        )
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(str(report))
+    if not report.good:
+        raise typer.Exit(1)
 
 
 @app.command("fit-nir")
@@ -165,6 +234,30 @@ def fit_nir_command(
     typer.echo(f"fitted to {len(seen)} scenes, judged on {len(held_out)} others; R^2:")
     for name, value in report.items():
         typer.echo(f"{name:28} {value:.4f}")
+
+
+def _conventions(
+    near_bright: list[str] | None, near_dark: list[str] | None, metric: list[str] | None
+) -> dict[str, DepthConvention]:
+    """Set name -> convention, of those that the user gives."""
+    given: dict[str, DepthConvention] = {}
+    choices: tuple[tuple[DepthConvention, list[str] | None], ...] = (
+        ("near_bright", near_bright),
+        ("near_dark", near_dark),
+        ("metric", metric),
+    )
+    for convention, names in choices:
+        for name in names or []:
+            if name in given:
+                raise ValueError(f"{name} is said to be both {given[name]} and {convention}")
+            given[name] = convention
+    return given
+
+
+def _watched(items: Sequence[T]) -> Iterable[T]:
+    """Pass items on, with a bar where someone watches."""
+    console = Console(stderr=True)
+    return track(items, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _parse(changes: list[str]) -> dict[str, object]:

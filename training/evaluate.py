@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,56 +14,16 @@ from PIL import Image, ImageDraw
 from model.bundle import BundleError, open_bundle
 from model.checkpoint import load_checkpoint
 from model.config import Task
-from model.preprocessing import DepthConvention, prepare_depth, prepare_rgb
+from model.preprocessing import prepare_depth, prepare_rgb
 from model.runtimes.base import Runtime
 from model.runtimes.onnx_runtime import OnnxRuntime
 from model.runtimes.pytorch import PyTorchRuntime
-from training.data.triples import Triple, find_triples, read_depth, read_gt
+from training.data.rgbd_sets import TripleSet
+from training.data.triples import read_depth, read_gt
 from training.metrics import SaliencyScores
 
 TILE = 192
 """Height and width of a picture in a figure sheet, in pixels."""
-
-
-@dataclass(frozen=True)
-class TripleSet:
-    """A named folder of triples and how it writes depth."""
-
-    name: str
-    triples: Sequence[Triple]
-    convention: DepthConvention
-
-
-def find_sets(root: Path, near_dark: Sequence[str] = ()) -> list[TripleSet]:
-    """The sets in `root`: its subfolders that hold triples, or `root` itself.
-
-    Args:
-        root: `<root>/<set>/{rgb,depth,gt}` or `<root>/{rgb,depth,gt}`, under any usual name.
-        near_dark: names of the sets in which dark is near; the others have near bright.
-
-    Raises:
-        ValueError: nothing fits, or a name in `near_dark` is no set.
-    """
-    try:
-        folders = {root.name: find_triples(root)}
-    except ValueError as flat:
-        children = (
-            sorted(child for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
-        )
-        if not any(_is_set(child) for child in children):
-            raise ValueError(f"{flat}; nor do its subfolders hold triples") from flat
-        folders = {child.name: find_triples(child) for child in children}
-    unknown = set(near_dark) - set(folders)
-    if unknown:
-        raise ValueError(f"no set named {', '.join(sorted(unknown))}; found {', '.join(folders)}")
-    return [
-        TripleSet(name, triples, "near_dark" if name in near_dark else "near_bright")
-        for name, triples in folders.items()
-    ]
-
-
-def _is_set(folder: Path) -> bool:
-    return sum(child.is_dir() for child in folder.iterdir()) >= 3
 
 
 def open_model(path: Path, task: Task = "saliency") -> tuple[Runtime, tuple[int, int]]:
@@ -113,7 +72,7 @@ def evaluate_saliency(
         for triple in one.triples:
             with Image.open(triple.rgb) as image:
                 rgb = prepare_rgb(image, size)
-            aux = prepare_depth(read_depth(triple.depth), one.convention, size)
+            aux = prepare_depth(read_depth(triple.depth), triple.convention, size)
             gt = read_gt(triple.gt)
             pred = runtime.run(rgb[None], aux[None])[0]
             full = cv2.resize(pred, gt.shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.training.scenes import write_triple
-from training.evaluate import evaluate_saliency, find_sets, table
+from training.data.rgbd_sets import find_sets
+from training.evaluate import evaluate_saliency, table
 
 
 class DepthRuntime:
@@ -44,7 +45,7 @@ def test_scores_and_sheets_are_written_for_every_set(packs: Path, tmp_path: Path
 
 
 def test_polarity_is_per_set(packs: Path, tmp_path: Path) -> None:
-    sets = find_sets(packs, near_dark=["two"])
+    sets = find_sets(packs, {"two": "near_dark"})
 
     report = evaluate_saliency(DepthRuntime(), sets, (64, 64), tmp_path / "out")
 
@@ -61,11 +62,11 @@ def test_one_folder_of_triples_is_a_set(packs: Path) -> None:
 
 def test_an_unknown_set_is_named(packs: Path) -> None:
     with pytest.raises(ValueError, match="no set named three"):
-        find_sets(packs, near_dark=["three"])
+        find_sets(packs, {"three": "near_dark"})
 
 
 def test_a_folder_that_holds_no_triples_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nor do its subfolders hold triples"):
+    with pytest.raises(ValueError, match="holds no triples, nor do its subfolders"):
         find_sets(tmp_path)
 
 
