@@ -108,30 +108,100 @@ def label_objects_command(
 
 @evaluate.command("saliency")
 def evaluate_saliency_command(
-    model: Annotated[
-        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
-    ],
     data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and figure sheets.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores, tables, curves and sheets.")],
+    model: Annotated[
+        Path | None, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Folder of maps of any method, <set>/<stem>.png, in place of a model."),
+    ] = None,
+    conditions: Annotated[
+        bool, typer.Option(help="Also without depth, and without colour.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model or method in the tables.", show_default="file")
+    ] = None,
     near_bright: NearBright = None,
     near_dark: NearDark = None,
     metric: MetricDepth = None,
 ) -> None:
-    """Print S-measure, max F, max E and MAE per set; write them and a sheet of every picture."""
+    """Print S-measure, max F, max E and MAE per set.
+
+    Written are scores.json, images.csv, curves, a sheet of pictures and of the worst of each set,
+    and, if public sets are among them, tables beside published numbers.
+    """
     from training.data.rgbd_sets import find_sets
-    from training.evaluate import evaluate_saliency, open_model, table
+    from training.evaluate import (
+        answers_in,
+        answers_of,
+        evaluate_saliency,
+        evaluate_without,
+        open_model,
+        parameters_m,
+        table,
+        write_scores,
+    )
+    from training.report import compare, latex, markdown, write_curves, write_images
 
     try:
-        runtime, size = open_model(model)
+        if (model is None) == (maps is None) or (maps and conditions):
+            raise ValueError("expected a model, or --maps without --conditions")
         sets = find_sets(data, _conventions(near_bright, near_dark, metric))
         for one in sets:
             typer.echo(f"{one.name}: {len(one.triples)} triples, depth is {one.evidence}")
-        report = evaluate_saliency(runtime, sets, size, out)
+        worse: dict[str, dict[str, float]] = {}
+        if model:
+            runtime, size = open_model(model)
+            report, images = evaluate_saliency(answers_of(runtime, size), sets, out)
+            if conditions:
+                worse = evaluate_without(runtime, sets, size)
+        else:
+            assert maps  # noqa: S101 - checked above
+            report, images = evaluate_saliency(answers_in(maps, sets), sets, out)
+        write_scores({**report, **worse}, out)
+        write_images(images, out / "images.csv")
+        write_curves(images, out)
+        source = model or maps
+        assert source  # noqa: S101 - checked above
+        params_m = parameters_m(model) if model else None
+        comparison = compare(report, sets, name or source.resolve().stem, params_m)
+        if comparison:
+            (out / "table.md").write_text(markdown(comparison))
+            (out / "table.tex").write_text(latex(comparison))
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(table(report))
-    typer.echo(f"\nscores and figure sheets: {out}")
+    typer.echo(table({**report, **worse}))
+    typer.echo(f"\nscores, tables, curves and figure sheets: {out}")
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[
+        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
+    ],
+    data: Annotated[Path, typer.Argument(help="Folder of rgb/ and depth/, or of such folders.")],
+    out: Annotated[Path, typer.Option(help="Gets <set>/<stem>.png.")],
+    near_bright: NearBright = None,
+    near_dark: NearDark = None,
+    metric: MetricDepth = None,
+) -> None:
+    """Write a map for every pair, 8-bit and of the photo's size; masks are not needed."""
+    from training.evaluate import open_model
+    from training.predict import find_pairs, write_maps
+
+    try:
+        runtime, size = open_model(model)
+        sets = find_pairs(data, _conventions(near_bright, near_dark, metric))
+        for name, (pairs, convention) in sets.items():
+            typer.echo(f"{name}: {len(pairs)} pairs, depth is {convention}")
+        count = write_maps(runtime, size, sets, out, _watched)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} maps: {out}")
 
 
 @evaluate.command("reid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from training.data.triples import HeldOutTriples, TrainTriples, Triple
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
 from training.recipe import DataRecipe, SaliencyRecipe
+
+log = logging.getLogger(__name__)
 
 
 class SaliencyTask:
@@ -121,6 +124,8 @@ def training_triples(data: DataRecipe) -> tuple[list[Triple], list[Triple]]:
         if not folders:
             raise ValueError(f"{root} holds no triples, nor do its subfolders")
         sets = [read_set(name, folder, given) for name, folder in folders.items()]
+        for one in sets:
+            log.info("%s: %d triples, depth is %s", one.name, len(one.triples), one.evidence)
         return [triple for one in sets for triple in one.triples]
 
     triples = [triple for root in data.roots for triple in triples_below(root)]

@@ -170,7 +170,7 @@ def test_a_test_photo_among_the_training_photos_is_an_error(tmp_path: Path) -> N
     [
         ("NJU2K_Test", "NJU2K"), ("RGBD_for_test/STERE", "STERE"), ("njud/train_data", "NJU2K"),
         ("DES", "RGBD135"), ("DUTLF-Depth", "DUT-RGBD"), ("STERE-797", "STERE"),
-        ("RGBD_for_train", None), ("designs", None),
+        ("RGBD_for_train", None), ("RGBD_test_STEREO", "STERE"), ("designs", None),
     ],
 )  # fmt: skip
 def test_public_sets_are_known_by_their_folders(name: str, title: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,6 @@ from typing import NamedTuple
 from model.preprocessing import DepthConvention
 from training.data.polarity import detect_polarity
 from training.data.triples import ALIASES, SUFFIXES, Triple, find_triples, role_folders, shown
-
-log = logging.getLogger(__name__)
 
 DEEPEST = 3
 """Folders below the root in which sets are looked for, e.g. `RGBD_for_test/NJU2K`."""
@@ -48,6 +45,7 @@ TRAINING_LISTS = {
     2985: "NJU2K 1485 + NLPR 700 + DUT-RGBD 800",
 }
 """Counts of the training lists in use, and what they are made of."""
+# Words of a folder's name that say nothing of its set.
 _PARTS = ("train", "training", "trainset", "traindata", "test", "testing", "testset", "testdata")
 
 
@@ -70,10 +68,11 @@ class TripleSet:
 def known_set(name: str) -> KnownSet | None:
     """The public set that a folder's name, or a path of names, stands for."""
     for part in reversed(Path(name).parts):
-        plain = _plain(part)
-        words = {plain, *(plain.removesuffix(end).removeprefix(end) for end in _PARTS)}
+        words = re.findall(r"[a-z0-9]+", part.lower())
+        named = [word for word in words if word not in _PARTS]
+        spellings = {"".join(words), "".join(named), *named}
         for known in KNOWN_SETS:
-            if words & set(known.aliases):
+            if spellings & set(known.aliases):
                 return known
     return None
 
@@ -85,10 +84,6 @@ def is_training_part(name: str) -> bool | None:
         if found:
             return found[0] == "train"
     return None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def set_folders(root: Path) -> dict[str, Path]:
@@ -150,7 +145,6 @@ def read_set(name: str, folder: Path, convention: DepthConvention | None) -> Tri
         convention, evidence = polarity.convention, str(polarity)
         if convention is None:
             raise ValueError(f"{name}: say how depth is written, it is {evidence}")
-        log.info("%s: depth is %s", name, evidence)
     return TripleSet(name, [replace(t, convention=convention) for t in triples], evidence)
 
 
