@@ -72,11 +72,12 @@ def score_map(pred: NDArray[np.uint8], gt: NDArray[np.uint8]) -> ImageScores:
     )
     for metric in (mae, s_measure, e_measure, f_measure):
         metric.step(pred=pred, gt=gt)
-    found = {name: each["dynamic"] for name, each in f_measure.get_results().items()}
+    # The library's curves begin at the threshold 255, whatever its docstrings say.
+    found = {name: each["dynamic"][::-1] for name, each in f_measure.get_results().items()}
     return ImageScores(
         float(s_measure.get_results()["sm"]),
         float(mae.get_results()["mae"]),
-        e=e_measure.get_results()["em"]["curve"],
+        e=e_measure.get_results()["em"]["curve"][::-1],
         **found,
     )
 
