@@ -42,6 +42,10 @@ doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before train
 app.add_typer(doctor, name="doctor")
 
 
+synthesise = typer.Typer(no_args_is_help=True, help="Render a data set; needs no download.")
+app.add_typer(synthesise, name="synthesise")
+
+
 @app.callback()
 def main() -> None:
     """Train and evaluate MutualFormer networks."""
@@ -277,6 +281,46 @@ def doctor_reid_command(
     typer.echo(str(report))
     if not report.good:
         raise typer.Exit(1)
+
+
+@synthesise.command("saliency")
+def synthesise_saliency_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,test}/{rgb,depth,gt}.")],
+    train: Annotated[int, typer.Option(min=1, help="Triples to train on.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Others, to judge on.")] = 100,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Of all scenes.")] = 0,
+) -> None:
+    """Render tables with things on them, their depth, and a mask of the one that is meant."""
+    from training.data.synthetic import write_scenes
+
+    _render(write_scenes(out, train, test, side, seed), train + test, out)
+
+
+@synthesise.command("reid")
+def synthesise_reid_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,query,gallery}/{rgb,nir}.")],
+    train: Annotated[int, typer.Option(min=1, help="Vehicles to train on.")] = 60,
+    test: Annotated[int, typer.Option(min=1, help="Others, to search for.")] = 30,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of all vehicles.")] = 0,
+) -> None:
+    """Render vehicles in colour and near-infrared before four cameras, twice each."""
+    from training.data.synthetic import CAMERAS, write_vehicles
+
+    _render(write_vehicles(out, train, test, side, seed), 2 * CAMERAS * (train + test), out)
+
+
+def _render(stems: Iterable[str], total: int, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        typer.echo(f"error: {out} is not empty", err=True)
+        raise typer.Exit(2)
+    console = Console(stderr=True)
+    shown = track(
+        stems, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+    count = sum(1 for _ in shown)
+    typer.echo(f"{count} rendered: {out}")
 
 
 @app.command("fit-nir")
