@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -58,7 +59,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a field, e.g. --set steps=100.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Replace a field, e.g. --set steps=100 or --set config.fusion=ca."
+        ),
     ] = None,
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
@@ -374,9 +378,21 @@ def _watched(items: Sequence[T]) -> Iterable[T]:
     return track(items, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _parse(changes: list[str]) -> dict[str, object]:
-    pairs = (change.partition("=") for change in changes)
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+def _parse(changes: Sequence[str]) -> dict[str, object]:
+    """`["config.alpha=0.3"]` -> `{"config.alpha": 0.3}`."""
+    pairs = [change.partition("=") for change in changes]
+    unequal = [key for key, sign, _ in pairs if not sign]
+    if unequal:
+        raise ValueError(f"expected name=value after --set, got {', '.join(unequal)}")
+    return {key: _value(text) for key, _, text in pairs}
+
+
+def _value(text: str) -> object:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with suppress(ValueError):  # YAML takes 1e-3 for a word
+            return float(value)
+    return value
 
 
 if __name__ == "__main__":
