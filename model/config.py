@@ -66,6 +66,13 @@ class SaliencyConfig(_Config):
             "std": (0.229, 0.224, 0.225),
             "depth": 2,
         },
+        # The same network on a trunk of 2022 that reads globally from its first level.
+        "saliency-pvtv2-b2": {
+            "backbone": "pvt_v2_b2",
+            "backbone_args": {},
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        },
     }
 
     name: str

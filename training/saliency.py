@@ -37,9 +37,11 @@ class SaliencyTask:
         self.config = recipe.network_config()
         torch.manual_seed(recipe.seed)
         network = SaliencyNet(self.config)
-        if recipe.trunk_weights:
-            network.trunk_rgb.load_weights(recipe.trunk_weights)
-            network.trunk_aux.load_weights(recipe.trunk_weights)
+        for trunk in (network.trunk_rgb, network.trunk_aux):
+            if recipe.trunk_weights:
+                trunk.load_weights(recipe.trunk_weights)
+            elif recipe.pretrained:
+                trunk.load_pretrained(self.config.backbone)
         if recipe.start_from:
             state = load_checkpoint(recipe.start_from).state
             network.load_state_dict(_blended(state, network.state_dict(), recipe.trunk_blend))
