@@ -274,7 +274,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         except ValueError:
             raise ValueError(f"{key}: expected a number, got {value!r}") from None
     if hint is Any or type(value) is hint:
-        return tuple(value) if isinstance(value, list) else value
+        return value
     raise ValueError(f"{key}: expected {hint.__name__}, got {value!r}")
 
 
