@@ -85,6 +85,38 @@ def train(
         typer.echo(f"{name:28} {value:.4f}")
 
 
+@app.command("ablate")
+def ablate_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file that is varied.")],
+    grid: Annotated[Path, typer.Option(help="Seeds and variants, see training/ablations/.")],
+    out: Annotated[Path, typer.Option(help="Folder of all runs and of the report.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field in all variants.")
+    ] = None,
+) -> None:
+    """Train every variant with every seed, and tabulate means, spreads and differences.
+
+    Ctrl-C saves the state; the same command goes on.
+    """
+    from training.ablate import Grid, ablate, summarise, write_report
+    from training.loop import Interrupted
+    from training.recipe import Recipe
+
+    try:
+        given = _parse(changes or [])
+        task = Recipe.load(recipe, **given).task
+        results = ablate(recipe, Grid.load(grid), out, given)
+        write_report(results, task, out)
+    except Interrupted as stop:
+        typer.echo(f"{stop}. The same command goes on.", err=True)
+        raise typer.Exit(130) from stop
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(summarise(results, task))
+    typer.echo(f"table, every run and plot: {out}")
+
+
 @app.command("label-objects")
 def label_objects_command(
     photos: Annotated[Path, typer.Argument(help="Folder of ImageNet photos, one a class or more.")],
