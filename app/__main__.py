@@ -130,7 +130,7 @@ def _predict(
         try:
             return (await answer(service)).body
         finally:
-            service.close()
+            await service.close()
 
     if not out.parent.is_dir():
         raise _stop(f"{out.parent} is not a folder")
@@ -157,7 +157,7 @@ def check() -> None:
 
     async def load() -> Service:
         service = await _started(settings)
-        service.close()
+        await service.close()
         return service
 
     for predictor in asyncio.run(load()).predictors().values():

@@ -127,6 +127,12 @@ def decode_pair(
     return DecodedPair(colour, values, warnings)
 
 
+def decode_rgb(upload: Upload, limits: Limits) -> Image.Image:
+    """The upright colour picture of a pair, mode RGB, alone; errors as in `decode_pair`."""
+    picture, _ = _decode_rgb(upload, limits)
+    return picture
+
+
 def _decode_rgb(upload: Upload, limits: Limits) -> tuple[Image.Image, int]:
     """The upright picture, mode RGB, and the EXIF orientation that it came with."""
 

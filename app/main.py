@@ -47,7 +47,7 @@ def create_app(
         yield
         service.draining = True
         await starting
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = _DescribedApp(
         title=TITLE,

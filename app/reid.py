@@ -30,9 +30,6 @@ from model.preprocessing import prepare_nir, prepare_rgb
 
 MAX_PAIRS = 64
 """Most pairs of one request; of a similarity request, queries and gallery together."""
-BATCH = 8
-"""Pairs that are decoded one after another in one place of the room, and run together."""
-
 Pair = tuple[Upload, Upload]
 """Colour and near-infrared."""
 Vectors = NDArray[np.float32]
@@ -40,13 +37,13 @@ Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class PreparedBatch:
-    """Pairs as the network takes them; the pictures themselves are gone."""
+class PreparedPair:
+    """A pair as the network takes it; the pictures themselves are gone."""
 
     rgb: NDArray[np.uint8]
-    """(B, H, W, 3)."""
+    """(H, W, 3)."""
     aux: NDArray[np.float32]
-    """(B, H, W, 1) in [0, 1]."""
+    """(H, W, 1) in [0, 1]."""
     warnings: list[str]
 
 
@@ -95,7 +92,7 @@ class ReIDPredictor(Predictor):
             InferenceFailed: the runtime failed.
         """
         vectors, warnings = await self._embed(pairs, times, resize=options.resize)
-        return await self._encode(
+        return await self._write(
             partial(self._describe, vectors, warnings, options.encoding), warnings, times
         )
 
@@ -109,24 +106,22 @@ class ReIDPredictor(Predictor):
         """Rank the gallery for each query; errors as in `embeddings`."""
         vectors, warnings = await self._embed([*queries, *gallery], times, resize=options.resize)
         split = vectors[: len(queries)], vectors[len(queries) :]
-        return await self._encode(
+        return await self._write(
             partial(self._compare, *split, warnings, options.top_k), warnings, times
         )
 
     async def _embed(
         self, pairs: Sequence[Pair], times: StageTimes, *, resize: bool
     ) -> tuple[Vectors, list[str]]:
-        """Embed pairs batch by batch, several batches at once; the answers are in order."""
-        tasks = [
-            asyncio.create_task(
-                self._answer(
-                    partial(self._prepare, pairs[start : start + BATCH], resize, times),
-                    lambda rows, batch: (rows, batch.warnings),
-                    times,
-                )
+        """Embed every pair, each in whatever batch it gets into; the answers are in order."""
+
+        async def embed(pair: Pair) -> tuple[Vectors, list[str]]:
+            prepared = await self._in_decode_thread(
+                partial(self._prepare, *pair, resize, times), times
             )
-            for start in range(0, len(pairs), BATCH)
-        ]
+            return await self._infer(prepared.rgb, prepared.aux, times), prepared.warnings
+
+        tasks = [asyncio.create_task(embed(pair)) for pair in pairs]
         try:
             # In order, so that of several bad pictures the first is named.
             answers = [await task for task in tasks]
@@ -134,26 +129,25 @@ class ReIDPredictor(Predictor):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        vectors = np.concatenate([rows for rows, _ in answers])
+        vectors = np.stack([row for row, _ in answers])
         return vectors, [warning for _, warnings in answers for warning in warnings]
 
-    def _prepare(self, pairs: Sequence[Pair], resize: bool, times: StageTimes) -> PreparedBatch:
+    def _prepare(
+        self, colour: Upload, grey: Upload, resize: bool, times: StageTimes
+    ) -> PreparedPair:
         size = self.bundle.manifest.input_size
-        rgb, aux, warnings = [], [], []
-        for colour, grey in pairs:
-            with times.stage("decode"):
-                pair = decode_pair(colour, grey, NIR, self._limits, resize=resize)
-            with times.stage("preprocess"):
-                rgb.append(prepare_rgb(pair.rgb, size))
-                aux.append(prepare_nir(pair.aux, size))
-            warnings += pair.warnings
-            if (rgb[-1] == rgb[-1][0, 0]).all():
+        with times.stage("decode"):
+            pair = decode_pair(colour, grey, NIR, self._limits, resize=resize)
+        with times.stage("preprocess"):
+            rgb, aux = prepare_rgb(pair.rgb, size), prepare_nir(pair.aux, size)
+            warnings = list(pair.warnings)
+            if (rgb == rgb[0, 0]).all():
                 warnings.append(f"{colour.place} is constant")
             if pair.aux.min() == pair.aux.max():
                 warnings.append(f"{grey.place} is constant")
-        return PreparedBatch(np.stack(rgb), np.stack(aux), warnings)
+        return PreparedPair(rgb, aux, warnings)
 
-    async def _encode(
+    async def _write(
         self,
         report: Callable[[dict[str, float]], BaseModel],
         warnings: list[str],
@@ -164,7 +158,7 @@ class ReIDPredictor(Predictor):
             with times.stage("encode"):
                 return report(timings_ms).model_dump_json().encode()
 
-        body = await asyncio.get_running_loop().run_in_executor(self._workers, write)
+        body = await self._in_encode_thread(write)
         return Answer(body, "application/json", self.bundle.manifest.model_id, warnings)
 
     def _describe(

@@ -8,11 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.answers import MEDIA_TYPES, describe, encode
 from app.errors import NotDepth, Place
-from app.images import DEPTH, Upload, decode_pair, upscale
+from app.images import DEPTH, Upload, decode_pair, decode_rgb, upscale
 from app.predictor import Answer, Predictor
 from app.schemas import SaliencyOptions
 from app.telemetry import StageTimes
@@ -21,13 +20,14 @@ from model.preprocessing import prepare_depth, prepare_rgb
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair as the network takes it, and the picture that the answer is drawn on."""
+    """A pair as the network takes it; the pictures themselves are gone, for they are large."""
 
-    picture: Image.Image
     rgb: NDArray[np.uint8]
-    """(1, H, W, 3)."""
+    """(H, W, 3)."""
     aux: NDArray[np.float32]
-    """(1, H, W, 1) in [0, 1]."""
+    """(H, W, 1) in [0, 1]."""
+    size: tuple[int, int]
+    """(width, height) of the upright colour picture."""
     warnings: list[str]
 
 
@@ -45,10 +45,12 @@ class SaliencyPredictor(Predictor):
             BadPicture: a picture cannot be used.
             InferenceFailed: the runtime failed.
         """
-        return await self._answer(
-            partial(self._prepare, rgb, depth, options, times),
-            partial(self._encode, options, times),
-            times,
+        pair = await self._in_decode_thread(
+            partial(self._prepare, rgb, depth, options, times), times
+        )
+        row = await self._infer(pair.rgb, pair.aux, times)
+        return await self._in_encode_thread(
+            partial(self._encode, row, rgb, pair.size, pair.warnings, options, times)
         )
 
     def _prepare(
@@ -71,20 +73,21 @@ class SaliencyPredictor(Predictor):
             warnings = list(pair.warnings)
             if aux.min() == aux.max():
                 warnings.append("depth is constant")
-            return PreparedPair(pair.rgb, prepare_rgb(pair.rgb, size)[None], aux[None], warnings)
+            return PreparedPair(prepare_rgb(pair.rgb, size), aux, pair.rgb.size, warnings)
 
     def _encode(
         self,
+        saliency: NDArray[np.float32],
+        rgb: bytes,
+        size: tuple[int, int],
+        warnings: list[str],
         options: SaliencyOptions,
         times: StageTimes,
-        rows: NDArray[np.float32],
-        pair: PreparedPair,
     ) -> Answer:
-        (saliency,) = rows
         timings_ms = times.milliseconds()
         with times.stage("encode"):
             if options.size == "original":
-                saliency = upscale(saliency, pair.picture.size)
+                saliency = upscale(saliency, size)
             model_id = self.bundle.manifest.model_id
             if options.output == "json":
                 report = describe(
@@ -92,10 +95,13 @@ class SaliencyPredictor(Predictor):
                     model_id=model_id,
                     depth_convention=options.depth_convention,
                     threshold=options.threshold,
-                    warnings=pair.warnings,
+                    warnings=warnings,
                     timings_ms=timings_ms,
                 )
                 body = report.model_dump_json().encode()
             else:
-                body = encode(options.output, saliency, pair.picture, options.threshold)
-            return Answer(body, MEDIA_TYPES[options.output], model_id, pair.warnings)
+                # Decoded again where it is drawn on; kept, it would wait in the queue with its pair.
+                drawn_on = options.output in ("cutout", "overlay")
+                picture = decode_rgb(Upload(rgb, Place("rgb")), self._limits) if drawn_on else None
+                body = encode(options.output, saliency, picture, options.threshold)
+            return Answer(body, MEDIA_TYPES[options.output], model_id, warnings)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 import structlog
 
+from app.batching import Batcher, BatchLimits, Watch
 from app.errors import NotReady, UnknownModel
 from app.images import Limits
-from app.predictor import Predictor, RuntimeThread
+from app.predictor import Pools, Predictor, RuntimeThread
 from app.reid import ReIDPredictor
 from app.saliency import SaliencyPredictor
 from app.settings import Settings
@@ -62,9 +62,7 @@ class Service:
         self._predictors: dict[str, Predictor] = {}
         self._defaults: dict[str, str] = {}
         self._started = False
-        self._workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pictures")
-        # Two beyond the threads: one pair with the runtime, one ready for it.
-        self._room = asyncio.Semaphore(settings.decode_threads + 2)
+        self._pools = Pools(settings.decode_threads)
         self._limits = Limits(settings.max_pixels, settings.min_side)
         self._log = structlog.get_logger()
 
@@ -108,6 +106,7 @@ class Service:
         Raises:
             NotReady: start-up is not over, or shutdown has begun.
             UnknownModel: no such bundle serves this task.
+            NotReady: its network failed, and the canary has not passed since.
         """
         self.check_started()
         if self.draining:
@@ -116,6 +115,7 @@ class Service:
         if not isinstance(predictor, kind):
             named = "" if name is None else f" named {name!r}"
             raise UnknownModel(f"no bundle{named} serves {kind.task}", field="model")
+        predictor.check_healthy()
         return predictor
 
     def predictors(self) -> dict[str, Predictor]:
@@ -141,19 +141,25 @@ class Service:
         if self.draining:
             raise NotReady("shutting down")
         for name, predictor in self._predictors.items():
-            if predictor.thread.faulty:
+            if predictor.faulty:
                 try:
                     await asyncio.to_thread(predictor.check_canary)
                 except RuntimeFailure as error:
                     self._log.error("canary failed", model=name, error=str(error))
                     raise NotReady(f"{name}: its network fails") from error
 
-    def close(self) -> None:
+    def distrust(self, name: str, error: Exception) -> None:
+        """Take no more work for a bundle whose network failed, until its canary passes."""
+        self._log.error("a run failed", model=name, error=repr(error))
+        self._predictors[name].faulty = True
+
+    async def close(self) -> None:
         """Finish running work and free every runtime."""
         self.draining = True
         for predictor in self._predictors.values():
-            predictor.thread.close()
-        self._workers.shutdown()
+            await predictor.batcher.close()
+            await asyncio.to_thread(predictor.thread.close)
+        await asyncio.to_thread(self._pools.close)
 
     def _choose_defaults(self, bundles: list[Bundle]) -> dict[str, str]:
         """By task: the bundle that the settings name, or the first by name."""
@@ -178,9 +184,20 @@ class Service:
         self.phase = f"loading {manifest.name}"
         thread = RuntimeThread(lambda: self._make_runtime(bundle, self.settings), manifest.name)
         kind = _PREDICTORS[manifest.task]
-        predictor = kind(bundle, thread, self._workers, self._limits, self._room)
+        settings = self.settings
+        batcher = Batcher(
+            thread.infer,
+            BatchLimits(
+                max_batch=settings.max_batch,
+                max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+                max_run_s=settings.max_run_s,
+            ),
+            _Watch(self, manifest.name),
+        )
+        predictor = kind(bundle, thread, batcher, self._pools, self._limits)
         self._predictors[manifest.name] = predictor
         self.phase = f"warming up {manifest.name}"
+        predictor.warm_up()
         predictor.check_canary()
         self._log.info(
             "bundle loaded",
@@ -193,3 +210,15 @@ class Service:
         )
         if predictor.fell_back(self.settings.device):
             self._log.warning("not on the device asked for", model=manifest.model_id)
+
+
+class _Watch(Watch):
+    """Tells the service of one bundle's batches."""
+
+    def __init__(self, service: Service, name: str) -> None:
+        self._service = service
+        self._name = name
+
+    def failed(self, error: Exception) -> None:
+        """The network is not trusted until its canary passes."""
+        self._service.distrust(self._name, error)

@@ -38,8 +38,14 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads within one operator on a CPU; the runtime chooses if unset."""
     decode_threads: int = Field(default=2, ge=1, le=256)
-    """Threads that decode, prepare and encode pictures; two more pairs than these are held decoded
-    at once, the rest wait as they were sent."""
+    """Threads that decode and prepare pictures, and as many again that write answers; so many
+    pictures are decoded at once, the rest wait as they were sent."""
+    max_batch: int = Field(default=8, ge=1, le=1024)
+    """Most pairs of one run of a network."""
+    max_queue_delay_ms: float = Field(default=5.0, ge=0, le=1000)
+    """Longest that a pair waits for a fuller batch while its network is free, in milliseconds."""
+    max_run_s: float = Field(default=60.0, gt=0)
+    """A run of a network that takes longer hangs, in seconds: the network has failed."""
     max_upload_bytes: int = Field(default=32 * 2**20, ge=1)
     """Largest request body, in bytes."""
     max_pixels: int = Field(default=50_000_000, ge=1, le=_PILLOW_MAX_PIXELS)

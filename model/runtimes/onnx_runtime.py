@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +10,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from model.runtimes.base import RuntimeFailure
+from model.runtimes.base import OutOfMemory, RuntimeFailure
 
 Device = Literal["cpu", "cuda"]
 ProviderPolicy = Literal["strict", "fallback"]
 
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUTS = {"rgb", "aux"}
+_OUT_OF_MEMORY = re.compile(r"failed to allocate|out of memory|bad_alloc|smaller than requested")
 
 
 class OnnxRuntime:
@@ -75,7 +77,9 @@ class OnnxRuntime:
         try:
             (output,) = self._session.run(None, {"rgb": rgb, "aux": aux})
         except Exception as error:  # its exceptions share no base but this
-            raise RuntimeFailure(f"onnxruntime: {error}") from error
+            full = _OUT_OF_MEMORY.search(str(error).lower())
+            kind = OutOfMemory if full else RuntimeFailure
+            raise kind(f"onnxruntime: {error}") from error
         if len(output) != len(rgb):
             raise RuntimeFailure(f"{len(rgb)} rows went in, {len(output)} came out")
         return np.asarray(output, np.float32)

@@ -243,15 +243,16 @@ async def test_every_error_is_a_problem_with_timing_and_identity(
 
 async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(serve: Serve) -> None:
     class Surprising(EchoRuntime):
-        calls = 0
+        surprising = False
 
         def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
-            self.calls += 1
-            if self.calls > 1:
+            if self.surprising:
                 raise ZeroDivisionError("a secret")
             return super().run(rgb, aux)
 
-    async with serve(make_runtime=lambda _bundle, _settings: Surprising()) as client:
+    runtime = Surprising()
+    async with serve(make_runtime=lambda _bundle, _settings: runtime) as client:
+        runtime.surprising = True
         answer = await client.post("/v1/saliency", files=pair())
 
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
