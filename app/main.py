@@ -12,7 +12,7 @@ from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
-from app.middleware import BodyLimit, RequestFrame
+from app.middleware import AdmissionGate, BodyLimit, RequestFrame
 from app.routes import health, models, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
@@ -61,6 +61,7 @@ def create_app(
         middleware=[
             Middleware(RequestFrame),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+            Middleware(AdmissionGate, service=service),
         ],
         form_limits={"max_files": 2, "max_fields": 8},
     )

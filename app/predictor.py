@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.batching import Batcher
 from app.errors import InferenceFailed, NotReady
-from app.images import Limits
+from app.images import Limits, PixelBudget
 from app.telemetry import StageTimes
 from model.bundle import Bundle, load_canary
 from model.runtimes.base import Runtime, RuntimeFailure
@@ -113,6 +113,7 @@ class Predictor:
         batcher: Batcher,
         pools: Pools,
         limits: Limits,
+        max_request_pixels: int,
     ) -> None:
         self.bundle = bundle
         self.thread = thread
@@ -123,12 +124,17 @@ class Predictor:
         """Whether a run failed since the canary last passed."""
         self._pools = pools
         self._limits = limits
+        self._max_request_pixels = max_request_pixels
 
     @property
     def pair_bytes(self) -> int:
         """Bytes that a prepared pair takes while it waits."""
         height, width = self.bundle.manifest.input_size
         return height * width * (3 + 4)
+
+    def _request_limits(self) -> Limits:
+        """The limits of one request's pictures, which share one budget of pixels."""
+        return replace(self._limits, budget=PixelBudget(self._max_request_pixels))
 
     def fell_back(self, device: str) -> bool:
         """Whether the network runs elsewhere than on the `device` that was asked for."""

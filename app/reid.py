@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.errors import BadRequest, ModelMismatch, Place
-from app.images import NIR, Upload, decode_pair
+from app.images import NIR, Limits, Upload, decode_pair
 from app.predictor import Answer, Predictor
 from app.schemas import (
     EmbeddingOptions,
@@ -114,10 +114,11 @@ class ReIDPredictor(Predictor):
         self, pairs: Sequence[Pair], times: StageTimes, *, resize: bool
     ) -> tuple[Vectors, list[str]]:
         """Embed every pair, each in whatever batch it gets into; the answers are in order."""
+        limits = self._request_limits()
 
         async def embed(pair: Pair) -> tuple[Vectors, list[str]]:
             prepared = await self._in_decode_thread(
-                partial(self._prepare, *pair, resize, times), times
+                partial(self._prepare, *pair, resize, limits, times), times
             )
             return await self._infer(prepared.rgb, prepared.aux, times), prepared.warnings
 
@@ -133,11 +134,11 @@ class ReIDPredictor(Predictor):
         return vectors, [warning for _, warnings in answers for warning in warnings]
 
     def _prepare(
-        self, colour: Upload, grey: Upload, resize: bool, times: StageTimes
+        self, colour: Upload, grey: Upload, resize: bool, limits: Limits, times: StageTimes
     ) -> PreparedPair:
         size = self.bundle.manifest.input_size
         with times.stage("decode"):
-            pair = decode_pair(colour, grey, NIR, self._limits, resize=resize)
+            pair = decode_pair(colour, grey, NIR, limits, resize=resize)
         with times.stage("preprocess"):
             rgb, aux = prepare_rgb(pair.rgb, size), prepare_nir(pair.aux, size)
             warnings = list(pair.warnings)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.answers import MEDIA_TYPES, describe, encode
 from app.errors import NotDepth, Place
-from app.images import DEPTH, Upload, decode_pair, decode_rgb, upscale
+from app.images import DEPTH, Limits, Upload, decode_pair, decode_rgb, upscale
 from app.predictor import Answer, Predictor
 from app.schemas import SaliencyOptions
 from app.telemetry import StageTimes
@@ -46,7 +46,7 @@ class SaliencyPredictor(Predictor):
             InferenceFailed: the runtime failed.
         """
         pair = await self._in_decode_thread(
-            partial(self._prepare, rgb, depth, options, times), times
+            partial(self._prepare, rgb, depth, options, self._request_limits(), times), times
         )
         row = await self._infer(pair.rgb, pair.aux, times)
         return await self._in_encode_thread(
@@ -54,7 +54,12 @@ class SaliencyPredictor(Predictor):
         )
 
     def _prepare(
-        self, rgb: bytes, depth: bytes, options: SaliencyOptions, times: StageTimes
+        self,
+        rgb: bytes,
+        depth: bytes,
+        options: SaliencyOptions,
+        limits: Limits,
+        times: StageTimes,
     ) -> PreparedPair:
         place = Place("depth")
         with times.stage("decode"):
@@ -62,7 +67,7 @@ class SaliencyPredictor(Predictor):
                 Upload(rgb, Place("rgb")),
                 Upload(depth, place),
                 DEPTH,
-                self._limits,
+                limits,
                 resize=options.resize,
             )
         with times.stage("preprocess"):
@@ -100,7 +105,7 @@ class SaliencyPredictor(Predictor):
                 )
                 body = report.model_dump_json().encode()
             else:
-                # Decoded again where it is drawn on; kept, it would wait in the queue with its pair.
+                # Decoded again where it is drawn on; kept, it would wait in the queue.
                 drawn_on = options.output in ("cutout", "overlay")
                 picture = decode_rgb(Upload(rgb, Place("rgb")), self._limits) if drawn_on else None
                 body = encode(options.output, saliency, picture, options.threshold)

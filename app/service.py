@@ -8,11 +8,12 @@ from typing import Literal, TypeVar
 
 import structlog
 
-from app.batching import Batcher, BatchLimits, Watch
+from app.admission import Admission, AdmissionLimits
+from app.batching import Batcher, BatchLimits, Dropped, Watch
 from app.errors import NotReady, UnknownModel
 from app.images import Limits
 from app.predictor import Pools, Predictor, RuntimeThread
-from app.reid import ReIDPredictor
+from app.reid import MAX_PAIRS, ReIDPredictor
 from app.saliency import SaliencyPredictor
 from app.settings import Settings
 from model.bundle import Bundle, BundleError, find_bundles
@@ -62,6 +63,13 @@ class Service:
         self._predictors: dict[str, Predictor] = {}
         self._defaults: dict[str, str] = {}
         self._started = False
+        self.admission = Admission(
+            AdmissionLimits(
+                max_pairs=settings.max_queue,
+                busy_pairs=max(1, min(settings.max_batch, settings.max_queue // 2)),
+                max_bytes=settings.max_queue_bytes,
+            )
+        )
         self._pools = Pools(settings.decode_threads)
         self._limits = Limits(settings.max_pixels, settings.min_side)
         self._log = structlog.get_logger()
@@ -108,9 +116,7 @@ class Service:
             UnknownModel: no such bundle serves this task.
             NotReady: its network failed, and the canary has not passed since.
         """
-        self.check_started()
-        if self.draining:
-            raise NotReady("shutting down")
+        self.check_accepting()
         predictor = self._predictors.get(name or self.default(kind.task) or "")
         if not isinstance(predictor, kind):
             named = "" if name is None else f" named {name!r}"
@@ -132,14 +138,21 @@ class Service:
         if not self._started:
             raise NotReady(self.phase)
 
+    def check_accepting(self) -> None:
+        """Raise `NotReady` unless new work may begin."""
+        self.check_started()
+        if self.draining:
+            raise NotReady("shutting down")
+
+    def dropped(self, reason: Dropped) -> None:
+        """Note work that was ended because nobody waits for its answer any more."""
+
     async def check_ready(self) -> None:
         """Raise `NotReady` unless requests would be answered.
 
         After a failed run the canary decides whether that has passed.
         """
-        self.check_started()
-        if self.draining:
-            raise NotReady("shutting down")
+        self.check_accepting()
         for name, predictor in self._predictors.items():
             if predictor.faulty:
                 try:
@@ -190,11 +203,16 @@ class Service:
             BatchLimits(
                 max_batch=settings.max_batch,
                 max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+                # Admission bounds what comes here; a lone request may be larger than its bounds.
+                max_queue=max(settings.max_queue, MAX_PAIRS),
+                max_queue_bytes=settings.max_queue_bytes + settings.max_upload_bytes,
                 max_run_s=settings.max_run_s,
             ),
             _Watch(self, manifest.name),
         )
-        predictor = kind(bundle, thread, batcher, self._pools, self._limits)
+        predictor = kind(
+            bundle, thread, batcher, self._pools, self._limits, settings.max_request_pixels
+        )
         self._predictors[manifest.name] = predictor
         self.phase = f"warming up {manifest.name}"
         predictor.warm_up()

@@ -44,12 +44,21 @@ class Settings(BaseSettings):
     """Most pairs of one run of a network."""
     max_queue_delay_ms: float = Field(default=5.0, ge=0, le=1000)
     """Longest that a pair waits for a fuller batch while its network is free, in milliseconds."""
+    max_queue: int = Field(default=256, ge=1)
+    """Most pairs in the house, from arrival to answer; more are refused before they are read."""
+    max_queue_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Most bytes in the house: bodies of requests and prepared pairs."""
+    request_timeout_ms: int = Field(default=30_000, ge=1)
+    """Time from arrival to answer, in milliseconds; the header `X-Request-Timeout-Ms` may lower
+    it. What is late is dropped before it runs."""
     max_run_s: float = Field(default=60.0, gt=0)
     """A run of a network that takes longer hangs, in seconds: the network has failed."""
     max_upload_bytes: int = Field(default=32 * 2**20, ge=1)
     """Largest request body, in bytes."""
     max_pixels: int = Field(default=50_000_000, ge=1, le=_PILLOW_MAX_PIXELS)
     """Most pixels of one picture."""
+    max_request_pixels: int = Field(default=200_000_000, ge=1)
+    """Most pixels of all pictures of one request."""
     min_side: int = Field(default=16, ge=1)
     """Shortest side of a picture, in pixels."""
     shutdown_grace_s: int = Field(default=30, ge=1)

@@ -10,7 +10,7 @@ from app import problems
 from app.errors import BadRequest
 from app.predictor import Answer
 from app.reid import MAX_PAIRS, ReIDPredictor, pair_up
-from app.routes.form import check_fields
+from app.routes.form import check_fields, hold_room
 from app.schemas import EmbeddingOptions, EmbeddingReport, SimilarityOptions, SimilarityReport
 from app.service import Service
 
@@ -34,7 +34,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-_RESPONSES = _ANSWERED | problems.responses(400, 404, 409, 413, 422, 500, 503)
+_RESPONSES = _ANSWERED | problems.responses(400, 404, 409, 413, 422, 429, 500, 503, 504)
 
 
 @router.post("/v1/reid/embeddings", response_model=EmbeddingReport, responses=_RESPONSES)
@@ -50,7 +50,7 @@ async def embeddings(
     """
     await check_fields(request, {"rgb", "nir"})
     _check_number(len(rgb), "rgb", "pairs")
-    predictor = _predictor(request, options.model, options.expect_model)
+    predictor = _predictor(request, options.model, options.expect_model, len(rgb))
     pairs = pair_up(await _read(rgb), await _read(nir), ("rgb", "nir"))
     return _respond(await predictor.embeddings(pairs, options, request.state.times))
 
@@ -66,10 +66,9 @@ async def similarity(
 ) -> Response:
     """Rank gallery pairs by their cosine with each query pair; at most 64 pairs in all."""
     await check_fields(request, {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"})
-    _check_number(
-        len(query_rgb) + len(gallery_rgb), "gallery_rgb", "pairs, queries and gallery together"
-    )
-    predictor = _predictor(request, options.model, options.expect_model)
+    number = len(query_rgb) + len(gallery_rgb)
+    _check_number(number, "gallery_rgb", "pairs, queries and gallery together")
+    predictor = _predictor(request, options.model, options.expect_model, number)
     queries = pair_up(await _read(query_rgb), await _read(query_nir), ("query_rgb", "query_nir"))
     gallery = pair_up(
         await _read(gallery_rgb), await _read(gallery_nir), ("gallery_rgb", "gallery_nir")
@@ -82,12 +81,13 @@ def _check_number(number: int, field: str, what: str) -> None:
         raise BadRequest(f"{number} {what}; at most {MAX_PAIRS} are taken", field=field)
 
 
-def _predictor(request: Request, model: str | None, expected: str | None) -> ReIDPredictor:
+def _predictor(
+    request: Request, model: str | None, expected: str | None, pairs: int
+) -> ReIDPredictor:
     service: Service = request.app.state.service
     predictor = service.predictor(ReIDPredictor, model)
     predictor.expect(expected)
-    times = request.state.times
-    times.record("receive", times.elapsed())
+    hold_room(request, predictor, pairs)
     return predictor
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 
 from app import problems
-from app.routes.form import check_fields
+from app.routes.form import check_fields, hold_room
 from app.saliency import SaliencyPredictor
 from app.schemas import SaliencyOptions, SaliencyReport
 from app.service import Service
@@ -42,7 +42,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/saliency",
     response_class=Response,
-    responses=_ANSWERED | problems.responses(400, 404, 413, 422, 500, 503),
+    responses=_ANSWERED | problems.responses(400, 404, 413, 422, 429, 500, 503, 504),
 )
 async def saliency(
     request: Request,
@@ -64,7 +64,7 @@ async def saliency(
     service: Service = request.app.state.service
     times = request.state.times
     predictor = service.predictor(SaliencyPredictor, options.model)
-    times.record("receive", times.elapsed())
+    hold_room(request, predictor, 1)
     answer = await predictor.saliency(await rgb.read(), await depth.read(), options, times)
     headers = {"X-Model-Id": answer.model_id, "X-Depth-Convention": options.depth_convention}
     if answer.warnings:

@@ -8,16 +8,16 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 from numpy.typing import NDArray
 
 from app.main import create_app
-from app.service import Service, make_runtime
+from app.service import make_runtime
 from app.settings import Settings
 from model.bundle import Bundle
 from model.runtimes.base import Runtime, RuntimeFailure
 from model.runtimes.echo import EchoRuntime
+from tests.app.asgi import service_of
 from tests.app.conftest import Serve
 from tests.app.tiny import crop_form, pair, write_bundle
 
@@ -28,15 +28,6 @@ PROBES = ("/livez", "/startupz", "/readyz")
 
 async def probe(client: AsyncClient) -> list[int]:
     return [(await client.get(path)).status_code for path in PROBES]
-
-
-def service_of(client: AsyncClient) -> Service:
-    transport = client._transport
-    assert isinstance(transport, ASGITransport)
-    assert isinstance(transport.app, FastAPI)
-    service = transport.app.state.service
-    assert isinstance(service, Service)
-    return service
 
 
 class Moody(EchoRuntime):
