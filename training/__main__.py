@@ -53,6 +53,21 @@ def train(
         typer.echo(f"{name:28} {value:.4f}")
 
 
+@app.command("average")
+def average_command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of runs that started from another.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+) -> None:
+    """Average the weights of several runs into one checkpoint."""
+    from model.checkpoint import average_checkpoints, load_checkpoint, save_checkpoint
+
+    try:
+        save_checkpoint(out, average_checkpoints([load_checkpoint(path) for path in checkpoints]))
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
 @app.command("label-objects")
 def label_objects_command(
     photos: Annotated[Path, typer.Argument(help="Folder of ImageNet photos, one a class or more.")],
