@@ -64,8 +64,9 @@ def read_judgements(path: Path) -> dict[str, Judgement]:
 
 
 def _judgement(choice: str, box: tuple[float, ...]) -> Judgement:
-    if choice in ("outline", "teacher", "none"):
-        return Judgement(choice)
+    plain: dict[str, Choice] = {each: each for each in ("outline", "teacher", "none")}
+    if choice in plain:
+        return Judgement(plain[choice])
     left, top, right, bottom = box
     if choice != "box" or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(f"expected outline, teacher, none or a box, got {choice!r} {box}")
