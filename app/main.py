@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
 from app.middleware import AdmissionGate, BodyLimit, RequestFrame
-from app.routes import health, models, reid, saliency
+from app.routes import health, metrics, models, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -32,9 +32,12 @@ def create_app(
     Args:
         settings: read by the entry point.
         make_runtime: what runs a bundle.
-        on_failure: called when start-up fails; `app.state.service.failure` says why.
+        on_failure: called when start-up fails, and when a network fails for good;
+            `app.state.service.failure` says why.
     """
     service = Service(settings, make_runtime)
+    if on_failure is not None:
+        service.on_fault = on_failure
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +62,7 @@ def create_app(
         openapi_url="/openapi.json" if settings.docs else None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestFrame),
+            Middleware(RequestFrame, service=service),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
             Middleware(AdmissionGate, service=service),
         ],
@@ -69,6 +72,9 @@ def create_app(
     problems.install(app)
     for routes in (saliency, reid, models, health):
         app.include_router(routes.router)
+
+    if settings.metrics:
+        app.include_router(metrics.router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

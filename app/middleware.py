@@ -40,11 +40,12 @@ class RequestFrame:
     """Gives each request an id and `StageTimes`, and each answer, errors too, their headers.
 
     Outermost: an error that nothing else caught becomes a problem here. `HEAD` is answered
-    wherever `GET` is.
+    wherever `GET` is. While the service shuts down, connections are closed after their answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
+        self._service = service
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,6 +57,8 @@ class RequestFrame:
         sent_id = Headers(scope=scope).get("x-request-id", "")
         request_id = sent_id if _SANE_REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         head = scope["method"] == "HEAD"
+        if scope["path"] not in _PROBES:
+            self._service.last_arrival = asyncio.get_running_loop().time()
         scope = {
             **scope,
             "method": "GET" if head else scope["method"],
@@ -70,7 +73,9 @@ class RequestFrame:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["Server-Timing"] = times.server_timing()
-                headers["X-Content-Type-Options"] = "nosniff"
+                _harden(headers)
+                if self._service.draining:
+                    headers["Connection"] = "close"
             elif head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
@@ -83,6 +88,10 @@ class RequestFrame:
                 raise
             await render(error, request_id)(scope, receive, send_framed)
         finally:
+            times_ms = times.milliseconds()
+            route = scope.get("route")
+            path = getattr(route, "path", "other")  # a template: paths of strangers are countless
+            self._service.metrics.answered(path, status, times_ms)
             level = "debug" if scope["path"] in _PROBES and status < 400 else "info"
             getattr(self._log, level)(
                 "request",
@@ -90,7 +99,8 @@ class RequestFrame:
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
-                times_ms=times.milliseconds(),
+                batch_size=times.batch_size or None,
+                times_ms=times_ms,
             )
 
 
@@ -147,6 +157,8 @@ class AdmissionGate:
             timeout_s = self._timeout_s(scope)
             ticket = self._service.admission.enter(_announced_bytes(scope), timeout_s)
         except ServiceError as error:
+            if not isinstance(error, Overloaded):  # which `Admission` counts by what was too much
+                self._service.metrics.rejected(error.code)
             await refuse(error, scope, receive, send)
             return
         answered = False
@@ -203,7 +215,7 @@ class AdmissionGate:
         async def send_noted(message: Message) -> None:
             nonlocal started
             if message.get("status") == DeadlineExceeded.status:
-                self._service.dropped("expired")
+                self._service.metrics.dropped("expired")
             started = True
             await send(message)
 
@@ -235,10 +247,10 @@ class AdmissionGate:
         if started:
             return False
         if departed.is_set():
-            self._service.dropped("departed")
+            self._service.metrics.dropped("departed")
             await Response(status_code=_CLIENT_LEFT)(scope, receive, send)
         else:
-            self._service.dropped("expired")
+            self._service.metrics.dropped("expired")
             late = DeadlineExceeded(f"no answer within {1000 * ticket.timeout_s:g} ms")
             await refuse(late, scope, receive, send, body_read=whole.is_set())
         return False
@@ -272,6 +284,16 @@ async def refuse(
                     if message["type"] == "http.disconnect" or not message.get("more_body", False):
                         break
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _harden(headers: MutableHeaders) -> None:
+    """Keep browsers from guessing, framing, leaking and, but for pages, caching and running."""
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["X-Frame-Options"] = "DENY"
+    headers["Referrer-Policy"] = "no-referrer"
+    if not headers.get("content-type", "").startswith("text/html"):
+        headers.setdefault("Cache-Control", "no-store")
+        headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
 
 
 async def _whatever(work: Awaitable[None]) -> None:

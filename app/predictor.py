@@ -67,10 +67,19 @@ class RuntimeThread:
         except BaseException:
             self._thread.shutdown()
             raise
+        self.hangs = False
+        """Whether a run was given up on and has not ended since."""
 
     async def infer(self, rgb: Rgb, aux: Aux) -> Rows:
         """Answer a batch: (B, H, W, 3) and (B, H, W, 1) in, a row for each pair out."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, rgb, aux)
+        if self.hangs:
+            raise RuntimeFailure("an earlier run has not ended")
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._run, rgb, aux)
+        except asyncio.CancelledError:
+            self.hangs = True
+            raise
 
     def run(self, rgb: Rgb, aux: Aux, *, timeout_s: float | None = None) -> Rows:
         """Run a batch and wait for it; not for the event loop.
@@ -83,7 +92,8 @@ class RuntimeThread:
     def close(self) -> None:
         """Finish what was submitted, then free the runtime; leave a runtime that hangs."""
         try:
-            self._result(self._thread.submit(self.runtime.close), _CLOSE_S)
+            if not self.hangs:
+                self._result(self._thread.submit(self.runtime.close), _CLOSE_S)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -95,7 +105,10 @@ class RuntimeThread:
             raise RuntimeFailure(f"no end after {timeout_s:g} s") from error
 
     def _run(self, rgb: Rgb, aux: Aux) -> Rows:
-        output = self.runtime.run(rgb, aux)
+        try:
+            output = self.runtime.run(rgb, aux)
+        finally:
+            self.hangs = False
         if not np.isfinite(output).all():
             raise RuntimeFailure("the network answered values that are not finite")
         return output

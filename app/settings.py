@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """Seconds that running requests get to finish after a signal to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+    metrics: bool = True
+    """Whether `/metrics` answers."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` answer."""
 

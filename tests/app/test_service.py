@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -73,14 +74,20 @@ async def test_a_loading_service_is_live_only_and_says_what_it_does(serve: Serve
 
 
 @pytest.mark.parametrize("mood", ["failing", "nan"])
-async def test_a_failed_run_ends_readiness_until_the_canary_passes(serve: Serve, mood: str) -> None:
+async def test_a_failed_run_ends_readiness_until_the_canary_passes(
+    serve: Serve, mood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Moody()
+    monkeypatch.setattr("app.service._PAUSE_S", 0.3)
 
     async with serve(make_runtime=lambda _bundle, _settings: runtime) as client:
         runtime.mood = mood
         failed = await client.post("/v1/saliency", files=pair())
         while_failing = await probe(client)
         runtime.mood = "good"
+        async with asyncio.timeout(10):
+            while await probe(client) == while_failing:  # noqa: ASYNC110 - as a balancer does
+                await asyncio.sleep(0.05)
         once_healed = await probe(client)
 
     assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
