@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,12 +11,11 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-import uvicorn
 from pydantic import ValidationError
 
+from app import server
 from app.errors import Place, ServiceError
 from app.images import Upload
-from app.main import create_app
 from app.predictor import Answer
 from app.reid import ReIDPredictor
 from app.saliency import SaliencyPredictor
@@ -50,31 +48,10 @@ def serve(
     for name in unknown_variables(os.environ):
         log.warning("no setting reads this variable", variable=name)
 
-    def stop() -> None:
-        server.should_exit = True
-
-    app = create_app(settings, on_failure=stop)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=log_config,
-            log_level=settings.log_level,
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-        )
-    )
-    with (
-        _listen(settings.host, settings.port) as listener,
-        contextlib.suppress(KeyboardInterrupt),  # raised again once the server has drained
-    ):
-        server.run(sockets=[listener])
-    service: Service = app.state.service
-    if service.failure is not None:
-        raise _stop(f"start-up failed: {service.failure}")
+    with _listen(settings.host, settings.port) as listener:
+        failure = server.serve(settings, listener, log_config)
+    if failure is not None:
+        raise _stop(f"start-up failed: {failure}")
 
 
 @predict.command()
