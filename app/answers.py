@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,7 @@ def describe(
     model_id: str,
     depth_convention: DepthConvention,
     threshold: float,
+    substituted: Literal["depth"] | None,
     warnings: list[str],
     timings_ms: dict[str, float],
 ) -> SaliencyReport:
@@ -84,6 +86,7 @@ def describe(
         bounding_box=_bounding_box(mask),
         rle=RunLengths(size=(height, width), counts=run_lengths(mask)),
         map_png_base64=base64.b64encode(encode_png(Image.fromarray(_to_bytes(saliency)))).decode(),
+        substituted=substituted,
         warnings=warnings,
         timings_ms=timings_ms,
     )

@@ -150,6 +150,6 @@ class Metrics:
         """Count a failed run."""
         self._failures.labels(model).inc()
 
-    def substituted(self, model: str, modality: str) -> None:
-        """Count a pair whose missing picture had a stand-in."""
-        self._substituted.labels(model, modality).inc()
+    def substituted(self, model: str, modality: str, pairs: int) -> None:
+        """Count pairs whose missing picture had a stand-in."""
+        self._substituted.labels(model, modality).inc(pairs)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching import Batcher
-from app.errors import InferenceFailed, NotReady
+from app.errors import BadRequest, InferenceFailed, NotReady
 from app.images import Limits, PixelBudget
 from app.telemetry import StageTimes
 from model.bundle import Bundle, load_canary
@@ -38,6 +38,8 @@ class Answer:
     model_id: str
     warnings: list[str]
     """What made this request less useful than it could be."""
+    substituted: str | None = None
+    """The modality that was not sent and for which zeros stood in."""
 
 
 class Pools:
@@ -148,6 +150,16 @@ class Predictor:
     def _request_limits(self) -> Limits:
         """The limits of one request's pictures, which share one budget of pixels."""
         return replace(self._limits, budget=PixelBudget(self._max_request_pixels))
+
+    def stand_in(self, field: str) -> Aux:
+        """What stands in for the partner of a colour picture: 0, as missing pixels in training.
+
+        Raises:
+            BadRequest: the bundle's policy is to do without none; `field` is missing.
+        """
+        if self.bundle.manifest.modality_policy == "reject":
+            raise BadRequest(f"form field {field!r} is missing", field=field)
+        return np.zeros((*self.bundle.manifest.input_size, 1), np.float32)
 
     def fell_back(self, device: str) -> bool:
         """Whether the network runs elsewhere than on the `device` that was asked for."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from app.doubts import doubt_aux, doubt_rgb
 from app.errors import BadRequest, ModelMismatch, Place
-from app.images import NIR, Limits, Upload, decode_pair
+from app.images import NIR, Limits, Upload, decode_pair, decode_rgb
 from app.predictor import Answer, Predictor
 from app.schemas import (
     EmbeddingOptions,
@@ -30,8 +31,8 @@ from model.preprocessing import prepare_nir, prepare_rgb
 
 MAX_PAIRS = 64
 """Most pairs of one request; of a similarity request, queries and gallery together."""
-Pair = tuple[Upload, Upload]
-"""Colour and near-infrared."""
+Pair = tuple[Upload, Upload | None]
+"""Colour and near-infrared, or none of that."""
 Vectors = NDArray[np.float32]
 """(B, D), unit length."""
 
@@ -48,11 +49,13 @@ class PreparedPair:
 
 
 def pair_up(rgb: Sequence[bytes], nir: Sequence[bytes], fields: tuple[str, str]) -> list[Pair]:
-    """The i-th file of one field with the i-th of the other.
+    """The i-th file of one field with the i-th of the other, or with none if there is no other.
 
     Raises:
         BadRequest: the fields hold different numbers of files.
     """
+    if not nir:
+        return [(Upload(colour, Place(fields[0], index)), None) for index, colour in enumerate(rgb)]
     if len(rgb) != len(nir):
         shorter = fields[0] if len(rgb) < len(nir) else fields[1]
         raise BadRequest(
@@ -89,11 +92,16 @@ class ReIDPredictor(Predictor):
 
         Raises:
             BadPicture: a picture cannot be used; of several, the first is named.
+            BadRequest: there is no near-infrared, and the bundle does not do without.
             InferenceFailed: the runtime failed.
         """
         vectors, warnings = await self._embed(pairs, times, resize=options.resize)
+        substituted = "nir" if pairs[0][1] is None else None
         return await self._write(
-            partial(self._describe, vectors, warnings, options.encoding), warnings, times
+            partial(self._describe, vectors, warnings, options.encoding, substituted),
+            warnings,
+            times,
+            substituted,
         )
 
     async def similarity(
@@ -134,25 +142,29 @@ class ReIDPredictor(Predictor):
         return vectors, [warning for _, warnings in answers for warning in warnings]
 
     def _prepare(
-        self, colour: Upload, grey: Upload, resize: bool, limits: Limits, times: StageTimes
+        self, colour: Upload, grey: Upload | None, resize: bool, limits: Limits, times: StageTimes
     ) -> PreparedPair:
         size = self.bundle.manifest.input_size
+        if grey is None:
+            aux = self.stand_in("nir")
+            with times.stage("decode"):
+                picture = decode_rgb(colour, limits)
+            with times.stage("preprocess"):
+                rgb = prepare_rgb(picture, size)
+            return PreparedPair(rgb, aux, doubt_rgb(rgb, colour.place))
         with times.stage("decode"):
             pair = decode_pair(colour, grey, NIR, limits, resize=resize)
         with times.stage("preprocess"):
             rgb, aux = prepare_rgb(pair.rgb, size), prepare_nir(pair.aux, size)
-            warnings = list(pair.warnings)
-            if (rgb == rgb[0, 0]).all():
-                warnings.append(f"{colour.place} is constant")
-            if pair.aux.min() == pair.aux.max():
-                warnings.append(f"{grey.place} is constant")
-        return PreparedPair(rgb, aux, warnings)
+            doubts = doubt_rgb(rgb, colour.place) + doubt_aux(aux, grey.place)
+        return PreparedPair(rgb, aux, pair.warnings + doubts)
 
     async def _write(
         self,
         report: Callable[[dict[str, float]], BaseModel],
         warnings: list[str],
         times: StageTimes,
+        substituted: str | None = None,
     ) -> Answer:
         def write() -> bytes:
             timings_ms = times.milliseconds()
@@ -160,13 +172,15 @@ class ReIDPredictor(Predictor):
                 return report(timings_ms).model_dump_json().encode()
 
         body = await self._in_encode_thread(write)
-        return Answer(body, "application/json", self.bundle.manifest.model_id, warnings)
+        model_id = self.bundle.manifest.model_id
+        return Answer(body, "application/json", model_id, warnings, substituted)
 
     def _describe(
         self,
         vectors: Vectors,
         warnings: list[str],
         encoding: Encoding,
+        substituted: str | None,
         timings_ms: dict[str, float],
     ) -> EmbeddingReport:
         manifest = self.bundle.manifest
@@ -174,6 +188,7 @@ class ReIDPredictor(Predictor):
             model_id=manifest.model_id,
             preprocess_id=manifest.preprocessing.preprocess_id,
             dim=vectors.shape[1],
+            modalities=["rgb", "nir"] if substituted is None else ["rgb"],
             encoding=encoding,
             embeddings=_as_base64(vectors) if encoding == "base64" else _as_floats(vectors),
             warnings=warnings,

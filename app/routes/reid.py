@@ -8,9 +8,8 @@ from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 
 from app import problems
 from app.errors import BadRequest
-from app.predictor import Answer
 from app.reid import MAX_PAIRS, ReIDPredictor, pair_up
-from app.routes.form import check_fields, hold_room
+from app.routes.form import check_fields, hold_room, respond
 from app.schemas import EmbeddingOptions, EmbeddingReport, SimilarityOptions, SimilarityReport
 from app.service import Service
 
@@ -22,12 +21,15 @@ _NIR = (
     "The near-infrared partner of each, in the same order and of the same view and size: 8- or "
     "16-bit grey PNG, TIFF, BMP or JPEG, read by its full range."
 )
+_OPTIONAL = " Only a bundle whose `modality_policy` is `substitute` does without."
 _ANSWERED: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in {
                 "X-Model-Id": "`name@version` of the bundle that answered.",
+                "X-Warnings": "The first of the `warnings`, if there are any.",
+                "X-Substituted": "The picture for which zeros stood in, if any.",
                 "X-Request-Id": "The client's, if it sent a sane one, or a new one.",
                 "Server-Timing": "Milliseconds of each stage; batches of pairs add up.",
             }.items()
@@ -41,8 +43,8 @@ _RESPONSES = _ANSWERED | problems.responses(400, 404, 409, 413, 422, 429, 500, 5
 async def embeddings(
     request: Request,
     rgb: Annotated[list[UploadFile], File(description=_RGB.format(f"1 to {MAX_PAIRS}"))],
-    nir: Annotated[list[UploadFile], File(description=_NIR)],
     options: Annotated[EmbeddingOptions, Query()],
+    nir: Annotated[list[UploadFile], File(description=_NIR + _OPTIONAL)] = [],  # noqa: B006
 ) -> Response:
     """Turn up to 64 pairs into embeddings of unit length; the more alike, the likelier the same.
 
@@ -52,7 +54,8 @@ async def embeddings(
     _check_number(len(rgb), "rgb", "pairs")
     predictor = _predictor(request, options.model, options.expect_model, len(rgb))
     pairs = pair_up(await _read(rgb), await _read(nir), ("rgb", "nir"))
-    return _respond(await predictor.embeddings(pairs, options, request.state.times))
+    answer = await predictor.embeddings(pairs, options, request.state.times)
+    return respond(request, answer, len(pairs))
 
 
 @router.post("/v1/reid/similarity", response_model=SimilarityReport, responses=_RESPONSES)
@@ -73,7 +76,8 @@ async def similarity(
     gallery = pair_up(
         await _read(gallery_rgb), await _read(gallery_nir), ("gallery_rgb", "gallery_nir")
     )
-    return _respond(await predictor.similarity(queries, gallery, options, request.state.times))
+    answer = await predictor.similarity(queries, gallery, options, request.state.times)
+    return respond(request, answer, number)
 
 
 def _check_number(number: int, field: str, what: str) -> None:
@@ -93,8 +97,3 @@ def _predictor(
 
 async def _read(files: list[UploadFile]) -> list[bytes]:
     return [await file.read() for file in files]
-
-
-def _respond(answer: Answer) -> Response:
-    headers = {"X-Model-Id": answer.model_id}
-    return Response(answer.body, headers=headers, media_type=answer.media_type)
