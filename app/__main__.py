@@ -13,7 +13,7 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from app import server
+from app import keys, server
 from app.errors import Place, ServiceError
 from app.images import Upload
 from app.predictor import Answer
@@ -145,6 +145,13 @@ def check() -> None:
         )
         if predictor.fell_back(settings.device):
             typer.secho(f"  asked for {settings.device}, which is not there", fg="yellow", err=True)
+
+
+@cli.command()
+def new_key(name: str) -> None:
+    """Print a new API key, and the line for MUTUALFORMER_API_KEYS_FILE that makes it known."""
+    key, line = keys.new_key(name)
+    typer.echo(f"key, for the client: {key}\nline, for the file:  {line}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

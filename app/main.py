@@ -9,10 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
-from app.middleware import AdmissionGate, BodyLimit, RequestFrame
+from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
 from app.routes import health, metrics, models, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
@@ -63,6 +64,8 @@ def create_app(
         redirect_slashes=False,
         middleware=[
             Middleware(RequestFrame, service=service),
+            *_cors(settings),
+            Middleware(Guard, service=service),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
             Middleware(AdmissionGate, service=service),
         ],
@@ -83,6 +86,22 @@ def create_app(
         return JSONResponse({"name": TITLE, "version": app.version})
 
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Lets browsers hand answers to the pages of the origins listed, and read every header."""
+    origins = settings.origins()
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=["*"],
+        )
+    ]
 
 
 class _DescribedApp(FastAPI):
