@@ -105,7 +105,9 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 
 class _DescribedApp(FastAPI):
-    """Describes its errors as the problems that they are."""
+    """Describes its errors as the problems that they are, and bodies that routes read alone."""
 
     def openapi(self) -> dict[str, Any]:
-        return problems.describe(super().openapi())
+        described = problems.describe(super().openapi())
+        described["components"]["schemas"].update(protocol.DEFINITIONS)
+        return described

@@ -24,11 +24,14 @@ from app.service import Service
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 _JSON_SIZE = "Inference-Header-Content-Length"
+_SCHEMA = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+DEFINITIONS: dict[str, Any] = _SCHEMA.pop("$defs")
+"""What the description of the body refers to."""
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": f"With `{_JSON_SIZE}`, tensors of `binary_data_size` bytes follow the JSON.",
-        "content": {"application/json": {"schema": InferRequest.model_json_schema()}},
+        "content": {"application/json": {"schema": _SCHEMA}},
     }
 }
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import Popen
 
 import httpx
 import numpy as np
@@ -18,54 +13,15 @@ import pytest
 
 from app.service import FAULTY_EXIT_CODE
 from tests.app.faulty_server import POISON
+from tests.app.process import ready, serving
 from tests.app.tiny import encoded, pair
 
 pytestmark = pytest.mark.anyio
 
 URL = "/v1/saliency"
-ROOT = Path(__file__).parents[2]
 
 
-@asynccontextmanager
-async def serving(
-    bundles: Path, fault: str, **settings: str
-) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
-    """The process and a client of it, once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start(fault, port, {"bundles": str(bundles), **settings})
-    try:
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            async with asyncio.timeout(60):
-                while not await ready(client):
-                    assert process.poll() is None
-                    await asyncio.sleep(0.1)
-            yield process, client
-    finally:
-        process.kill()
-        process.wait()
-
-
-def start(fault: str, port: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    variables = {f"MUTUALFORMER_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.app.faulty_server", fault, str(port)],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stderr=subprocess.DEVNULL,
-    )
-
-
-async def ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-async def ended(process: subprocess.Popen[bytes]) -> int:
+async def ended(process: Popen[bytes]) -> int:
     return await asyncio.to_thread(process.wait, 60)
 
 
@@ -90,7 +46,7 @@ async def test_a_network_that_fails_for_good_ends_the_process_with_its_own_code(
     assert code == FAULTY_EXIT_CODE
 
 
-async def stop_under_load(process: subprocess.Popen[bytes], client: httpx.AsyncClient) -> list[int]:
+async def stop_under_load(process: Popen[bytes], client: httpx.AsyncClient) -> list[int]:
     """Send SIGTERM while 24 requests are on their way, and a few are answered.
 
     Returns:
