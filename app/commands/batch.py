@@ -73,6 +73,29 @@ class Tally:
     busy_s: float = 0.0
     """In the runtime."""
     interrupted: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def wrote(self, pair: FilePair, warnings: list[str]) -> None:
+        """Count an answer; in the thread that wrote it, which no cancelling comes between."""
+        with self._lock:
+            self.written += 1
+            self.warnings += [{"rgb": str(pair.rgb), "warning": text} for text in warnings]
+
+    def report(self) -> dict[str, Any]:
+        """All of it, for programs."""
+        return {
+            "model_id": self.model_id,
+            "pairs": self.pairs,
+            "written": self.written,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "left": self.left,
+            "warnings": self.warnings,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 3),
+            "busy_s": round(self.busy_s, 3),
+            "runtime_busy": round(self.runtime_busy, 4),
+        }
 
     @property
     def left(self) -> int:
@@ -265,9 +288,12 @@ async def _answer(pair: FilePair, ask: Ask, tally: Tally) -> None:
     except OSError as error:
         _fail(tally, pair, "unreadable_file", f"{error.filename}: {error.strerror}", None)
         return
-    await asyncio.to_thread(write_whole, pair.out, answer.body)
-    tally.written += 1
-    tally.warnings += [{"rgb": str(pair.rgb), "warning": warning} for warning in answer.warnings]
+
+    def write() -> None:
+        write_whole(pair.out, answer.body)
+        tally.wrote(pair, answer.warnings)
+
+    await asyncio.to_thread(write)
 
 
 def _fail(tally: Tally, pair: FilePair, code: str, detail: str, place: str | None) -> None:

@@ -92,6 +92,8 @@ def _named(source: str, role: str, suffixes: frozenset[str], out: Path) -> dict[
     else:
         raise NoPairs(f"{source}: no such file or folder")
     answers = out.resolve()
+    if answers == root.resolve():
+        raise NoPairs(f"{out} is a folder of pictures; give another one for the answers")
     found: dict[str, Path] = {}
     for file in sorted(files):
         below = file.relative_to(root)

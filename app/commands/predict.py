@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -232,17 +231,8 @@ def _progress(tally: Tally) -> Iterator[Callable[[], None]]:
 
 def _report(work: _Work, tally: Tally, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                **asdict(tally),
-                "seconds": round(tally.seconds, 3),
-                "busy_s": round(tally.busy_s, 3),
-                "left": tally.left,
-                "runtime_busy": round(tally.runtime_busy, 4),
-                "alone": [str(path) for path in work.matched.alone],
-                "out": str(work.out),
-            }
-        )
+        alone = [str(path) for path in work.matched.alone]
+        print_json({"out": str(work.out), **tally.report(), "alone": alone})
     if work.folder is None:
         for failure in tally.failed:
             raise stop(f"{failure['field'] or failure['code']}: {failure['detail']}")
