@@ -33,7 +33,7 @@ from model.runtimes.base import Runtime
 IN_FLIGHT = 32
 """Pairs between reading and writing: enough for a batch that runs, one that gathers, and the
 files of two more."""
-RECORD = ".predict.json"
+RECORD = ".predict"
 """In the folder of the answers: what made them."""
 
 Ask = Callable[[bytes, bytes], Awaitable[Answer]]

@@ -329,7 +329,7 @@ def test_a_run_that_is_stopped_leaves_whole_answers_and_goes_on(
     assert report["written"] + report["left"] == 200
     assert b"the same command goes on" in stderr
     assert b"Traceback" not in stderr
-    answers = [path for path in folder.out.iterdir() if path.name != ".predict.json"]
+    answers = [path for path in folder.out.iterdir() if path.name != ".predict"]
     assert len(answers) == report["written"]
     for path in answers:
         with Image.open(path) as image:
