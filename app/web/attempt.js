@@ -1,7 +1,7 @@
 // One task that may be sent again: shows that it runs, what went wrong, and waits where waiting helps.
 
 import { ask, hasKey, Refusal, useKey } from "./api.js";
-import { h } from "./dom.js";
+import { bringIntoView, h } from "./dom.js";
 import { explain } from "./explain.js";
 
 const SLOW_MS = 4000;
@@ -100,6 +100,7 @@ export class Attempt {
         refusal.status ? h("p", { class: "notice-code", text: marks.filter(Boolean).join(" · ") }) : null,
       ),
     );
+    bringIntoView(this.place);
     if (words.key) this.waitsForKey = true;
     else if (refusal.code === "unreachable" || refusal.status === 502) this.waitForService();
     else if (refusal.status === 429 || refusal.status === 503) this.count(refusal.wait ?? 3, countdown);

@@ -22,7 +22,7 @@ export function curlLine(path, files, out) {
   for (let i = 0; i < files.length; i += 2) {
     lines.push(files.slice(i, i + 2).map(([field, name]) => part(field, name)).join(" "));
   }
-  lines.push(`${shellWord(new URL(path, document.baseURI.split("#")[0]).href)} -o ${shellWord(out)}`);
+  lines.push(shellWord(new URL(path, document.baseURI).href), `-o ${shellWord(out)}`);
   return lines.join(" \\\n  ");
 }
 

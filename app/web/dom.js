@@ -50,4 +50,11 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
+/** Scroll to what has appeared, if it begins below what a phone shows. */
+export function bringIntoView(element) {
+  if (element.getBoundingClientRect().top < 0.75 * innerHeight) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+}
+
 export const stem = (name) => name.replace(/\.[^.]+$/, "") || "picture";

@@ -146,7 +146,7 @@ const STAGES = {
   preprocess: "Prepare",
   queue: "Queue",
   batch: "Gather a batch",
-  infer: "Network",
+  infer: "Neural network",
   encode: "Write",
 };
 

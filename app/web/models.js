@@ -47,7 +47,9 @@ export function start() {
     load: () =>
       attempt.run(async (signal) => {
         const response = await ask("v1/models", { signal });
-        listed = (await read(response, "json", signal)).models;
+        const { models } = await read(response, "json", signal);
+        const place = ({ manifest }) => Object.keys(TASKS).indexOf(manifest.task);
+        listed = models.sort((a, b) => place(a) - place(b));
         for (const each of choosers) each.fill(listed);
         cards.replaceChildren(...listed.map(card));
       }),

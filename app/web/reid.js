@@ -5,7 +5,7 @@
 import { ask, read } from "./api.js";
 import { Attempt } from "./attempt.js";
 import { curlBlock, curlLine } from "./curl.js";
-import { find, h, save } from "./dom.js";
+import { bringIntoView, find, h, save } from "./dom.js";
 import { warning } from "./explain.js";
 import { example, pairUp } from "./files.js";
 import { chooser } from "./models.js";
@@ -66,6 +66,7 @@ export function start() {
   const strip = h("ol", { class: "strip" });
   const stripTitle = h("h2", { class: "label" });
   const matrix = h("div", { class: "matrix-box", tabindex: 0, role: "region", "aria-label": "Similarity of every two pairs" });
+  const lowest = h("span");
   const times = h("div");
   const curl = curlBlock();
   const keep = h("button", { type: "button", class: "download" }, h("strong", { text: "Embeddings" }), h("span", { text: "JSON" }));
@@ -78,7 +79,7 @@ export function start() {
     h("section", {},
       h("h2", { class: "label", text: "Every pair with every other" }),
       matrix,
-      h("div", { class: "scale", "aria-hidden": "true" }, h("span", { text: "0" }), h("span", { class: "scale-bar" }), h("span", { text: "1" }), h("span", { class: "hint", text: "cosine; choose a row to search with it" })),
+      h("div", { class: "scale", "aria-hidden": "true" }, lowest, h("span", { class: "scale-bar" }), h("span", { text: "1" }), h("span", { class: "hint", text: "cosine; choose a row to search with it" })),
     ),
     h("section", {}, h("h2", { class: "label", text: "Keep it" }), h("ul", { class: "downloads" }, h("li", {}, keep), h("li", {}, keepRanks))),
     times,
@@ -155,11 +156,13 @@ export function start() {
     if (signal.aborted) return;
     answer = { pairs, vectors: report.embeddings.map(vectorOf), text };
     focus = 0;
+    const first = result.hidden;
     result.hidden = false;
     empty.hidden = true;
     warnings.replaceChildren(...report.warnings.map((line) => h("p", { text: warning(line) })));
     times.replaceChildren(timingBar(response.headers.get("Server-Timing"), tripMs));
     show();
+    if (first) bringIntoView(result);
   }
 
   const cosine = (a, b) => Math.max(-1, Math.min(1, a.reduce((sum, value, i) => sum + value * b[i], 0)));
@@ -217,6 +220,10 @@ export function start() {
 
   function drawMatrix() {
     const { pairs, vectors } = answer;
+    // From the tenth below the lowest to 1: cosines of like pictures lie close together.
+    const low = Math.floor(10 * Math.min(...vectors.flatMap((a) => vectors.map((b) => cosine(a, b))))) / 10;
+    lowest.textContent = low.toFixed(1);
+    const name = (index) => (pairs[index].query ? "query" : pairs[index].name);
     const head = (pair, index) => [picture(pair, "rgb"), h("span", { class: "visually-hidden", text: pair.query ? "the query" : pair.name ?? index })];
     const rows = pairs.map((pair, row) =>
       h(
@@ -226,13 +233,13 @@ export function start() {
         pairs.map((_, column) => {
           const value = cosine(vectors[row], vectors[column]);
           const cell = h("td", { title: `${name(row)} and ${name(column)}: ${value.toFixed(3)}` }, h("span", { text: value.toFixed(2) }));
-          cell.style.setProperty("--value", Math.max(0, value).toFixed(3));
-          if (value > 0.55) cell.classList.add("strong");
+          const depth = low < 1 ? (value - low) / (1 - low) : 1;
+          cell.style.setProperty("--value", depth.toFixed(3));
+          if (depth > 0.5) cell.classList.add(depth > 0.78 ? "strong" : "middle");
           return cell;
         }),
       ),
     );
-    const name = (index) => (pairs[index].query ? "query" : pairs[index].name);
     matrix.replaceChildren(
       h("table", { class: pairs.length > WITH_NUMBERS ? "matrix dense" : "matrix" },
         h("thead", {}, h("tr", {}, h("td"), pairs.map((pair, index) => h("th", { scope: "col" }, head(pair, index))))),

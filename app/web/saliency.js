@@ -3,7 +3,7 @@
 import { ask, read } from "./api.js";
 import { Attempt } from "./attempt.js";
 import { curlBlock, curlLine } from "./curl.js";
-import { find, h, save, stem } from "./dom.js";
+import { bringIntoView, find, h, save, stem } from "./dom.js";
 import { warning } from "./explain.js";
 import { example, sortTwo } from "./files.js";
 import { chooser } from "./models.js";
@@ -151,6 +151,7 @@ export function start() {
     const picture = await photoCanvas(signal);
     if (signal.aborted) return;
     kept = blob;
+    const first = result.hidden;
     result.hidden = false;
     empty.hidden = true;
     stage.show({
@@ -164,6 +165,7 @@ export function start() {
     warnings.replaceChildren(...said.map((text) => h("p", { text: warning(text) })));
     times.replaceChildren(timingBar(response.headers.get("Server-Timing"), tripMs));
     describe();
+    if (first) bringIntoView(result);
   }
 
   /** The photo upright; a TIFF, which no browser shows, comes decoded from the service. */

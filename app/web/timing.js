@@ -3,6 +3,10 @@
 import { duration, h } from "./dom.js";
 import { stageName } from "./explain.js";
 
+const LEAST_MS = 0.05; // less would read 0.0
+// A stage keeps its colour from answer to answer; one that is not known here takes what its place gives.
+const COLOURS = { receive: 0, wait: 1, decode: 2, preprocess: 3, queue: 4, infer: 5, encode: 6, other: "other", transfer: "transfer" };
+
 /** `decode;dur=3.1, infer;dur=40;desc="batch of 2"` -> [{name, ms, note}] */
 export function parseTiming(header) {
   const stages = [];
@@ -30,16 +34,15 @@ export function parseTiming(header) {
 export function timingBar(header, tripMs) {
   const stages = parseTiming(header);
   const total = stages.find(({ name }) => name === "total")?.ms;
-  const parts = stages.filter(({ name, ms }) => name !== "total" && ms > 0);
+  const parts = stages.filter(({ name, ms }) => name !== "total" && ms >= LEAST_MS);
   const counted = parts.reduce((sum, { ms }) => sum + ms, 0);
   const inside = total ?? counted;
   // Pairs of one request pass stages side by side, so their sum may exceed the total.
-  if (inside > counted) parts.push({ name: "other", ms: inside - counted, note: "" });
+  if (inside - counted >= LEAST_MS) parts.push({ name: "other", ms: inside - counted, note: "" });
   const outside = Math.max(0, tripMs - inside);
-  parts.push({ name: "way there and back", ms: outside, note: "" });
+  parts.push({ name: "transfer", ms: outside, note: "" });
   const whole = parts.reduce((sum, { ms }) => sum + ms, 0);
-  const colour = (name, index) => (name === "other" || name.startsWith("way") ? name.split(" ")[0] : index % 8);
-  const shown = parts.map((part, index) => ({ ...part, colour: colour(part.name, index) }));
+  const shown = parts.map((part, index) => ({ ...part, colour: COLOURS[part.name] ?? index % 8 }));
 
   const bar = h("div", { class: "time-bar", "aria-hidden": "true" });
   for (const { ms, colour, name } of shown) {
