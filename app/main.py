@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
 from app.middleware import BodyLimit, RequestFrame
-from app.routes import health, models, reid, saliency
+from app.routes import health, models, page, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -68,6 +68,9 @@ def create_app(
     problems.install(app)
     for routes in (saliency, reid, models, health):
         app.include_router(routes.router)
+
+    if settings.page:
+        app.include_router(page.make_router())
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """Least severe level that is logged."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` answer."""
+    page: bool = True
+    """Whether `/` answers the demo page."""
 
     def default_models(self) -> list[str]:
         """The names in `default_model`."""
