@@ -45,7 +45,7 @@ class PyTorchRuntime:
         try:
             network = network.eval().to(device)
             if device.startswith("cuda"):
-                network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network = network.to(memory_format=torch.channels_last)
         except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
             raise _failure(f"cannot use device {device!r}: {error}", error) from error
         mode = "reduce-overhead" if device.startswith("cuda") else "default"
