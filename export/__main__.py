@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+class _CheckpointUnlessNamed(TyperGroup):
+    """`python -m export CHECKPOINT ...` is `python -m export checkpoint CHECKPOINT ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["checkpoint", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_CheckpointUnlessNamed,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Checkpoint to bundle: python -m export CHECKPOINT --out FOLDER.",
+)
 
 
 class WeightsChoice(StrEnum):
@@ -20,7 +38,15 @@ class WeightsChoice(StrEnum):
     FLOAT16 = "float16"
 
 
-@app.command()
+class HardwareChoice(StrEnum):
+    """Which cards may load an engine."""
+
+    NONE = "none"
+    SAME_COMPUTE_CAPABILITY = "same_compute_capability"
+    AMPERE_PLUS = "ampere_plus"
+
+
+@app.command("checkpoint")
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of this project.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an old bundle is replaced.")],
@@ -50,11 +76,7 @@ def main(
     from model.checkpoint import load_checkpoint
     from model.runtimes.base import RuntimeFailure
 
-    started = time.monotonic()
-
-    def report(message: str) -> None:
-        typer.echo(f"{time.monotonic() - started:6.1f} s  {message}", err=True)
-
+    report = _reporter()
     try:
         options = Options(
             version=version,
@@ -79,6 +101,72 @@ def main(
         typer.echo(f"{step['step']:20} max abs error {step['max_abs_error']:.2e}{bar}")
     size_bytes = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{bundle.manifest.model_id} in {out}, {size_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def engine(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    typical_batch: Annotated[int, typer.Option(help="Batch that it is tuned for.")] = 8,
+    max_batch: Annotated[int, typer.Option(help="Most rows that it takes.")] = 16,
+    builder_level: Annotated[int, typer.Option(help="0 to 5: how long to search.")] = 3,
+    tf32: Annotated[bool, typer.Option(help="Let float32 products round their inputs.")] = False,
+    version_compatible: Annotated[
+        bool, typer.Option(help="Let later minor versions of TensorRT load it.")
+    ] = False,
+    hardware_compatibility: Annotated[
+        HardwareChoice, typer.Option(help="Which other cards may load it.")
+    ] = HardwareChoice.NONE,
+    engines: Annotated[
+        Path | None, typer.Option(help="Where engines are kept.", show_default="the user's cache")
+    ] = None,
+) -> None:
+    """Build the TensorRT engine of a bundle for the card at hand, and try it on the canary."""
+    import numpy as np
+
+    from model.bundle import BundleError, load_canary, open_bundle
+    from model.engines import EngineOptions
+    from model.runtimes.base import RuntimeFailure
+    from model.runtimes.tensorrt import TensorRTRuntime
+
+    report = _reporter()
+    try:
+        options = EngineOptions(
+            typical_batch=typical_batch,
+            max_batch=max_batch,
+            builder_level=builder_level,
+            tf32=tf32,
+            version_compatible=version_compatible,
+            hardware_compatibility=hardware_compatibility.value,
+        )
+        opened = open_bundle(bundle)
+        rgb, aux, expected = load_canary(opened)
+    except (ValueError, BundleError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    try:
+        runtime = TensorRTRuntime(opened.model_path, options=options, folder=engines, report=report)
+        error_found = float(np.abs(runtime.run(rgb, aux) - expected).max())
+        runtime.close()
+    except RuntimeFailure as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    tolerance = opened.canary_tolerance(exact=False)
+    typer.echo(
+        f"{opened.manifest.model_id}: canary max abs error {error_found:.2e}"
+        f"  (at most {tolerance:.0e})"
+    )
+    if not error_found <= tolerance:
+        typer.echo("error: the engine does not answer as the exporter's graph does", err=True)
+        raise typer.Exit(1)
+
+
+def _reporter() -> Callable[[str], None]:
+    started = time.monotonic()
+
+    def report(message: str) -> None:
+        typer.echo(f"{time.monotonic() - started:6.1f} s  {message}", err=True)
+
+    return report
 
 
 def _read_metrics(path: Path) -> dict[str, dict[str, Any]]:
