@@ -28,6 +28,7 @@ lock:  ## resolve the locked versions anew
 
 examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/examples.png
 	$(SERVE)/bin/python -m examples.make_examples
+	$(SERVE)/bin/python -m examples.make_vehicles
 	$(SERVE)/bin/python -m examples.draw_answers
 
 clean:  ## remove the environments and caches

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,13 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 
-from app.errors import ServiceError
+from app.errors import Place, ServiceError
+from app.images import Upload
 from app.main import create_app
-from app.schemas import Output, SaliencyOptions
+from app.predictor import Answer
+from app.reid import ReIDPredictor
+from app.saliency import SaliencyPredictor
+from app.schemas import EmbeddingOptions, Encoding, Output, SaliencyOptions
 from app.service import Service
 from app.settings import Settings, unknown_variables
 from app.telemetry import StageTimes, configure_logging
@@ -86,26 +91,53 @@ def saliency(
     options = SaliencyOptions(
         output=output, depth_convention=depth_convention, threshold=threshold, model=model
     )
+
+    async def answer(service: Service) -> Answer:
+        predictor = service.predictor(SaliencyPredictor, options.model)
+        return await predictor.saliency(rgb.read_bytes(), depth.read_bytes(), options, StageTimes())
+
+    _predict(answer, out, (rgb, depth))
+
+
+@predict.command()
+def reid(
+    rgb: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    nir: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    encoding: Encoding = "float",
+    model: Annotated[str | None, typer.Option(help="Name of a bundle.")] = None,
+) -> None:
+    """Write the embedding of one colour crop and its near-infrared partner."""
+    options = EmbeddingOptions(encoding=encoding, model=model)
+
+    async def answer(service: Service) -> Answer:
+        predictor = service.predictor(ReIDPredictor, options.model)
+        pair = Upload(rgb.read_bytes(), Place("rgb")), Upload(nir.read_bytes(), Place("nir"))
+        return await predictor.embeddings([pair], options, StageTimes())
+
+    _predict(answer, out, (rgb, nir))
+
+
+def _predict(
+    answer: Callable[[Service], Awaitable[Answer]], out: Path, sources: tuple[Path, Path]
+) -> None:
+    """Write what a service answers about the pictures in `sources`."""
     settings = _settings()
     configure_logging("error")
 
-    async def answer() -> bytes:
+    async def run() -> bytes:
         service = await _started(settings)
-        predictor = service.predictor("saliency", options.model)
         try:
-            found = await predictor.saliency(
-                rgb.read_bytes(), depth.read_bytes(), options, StageTimes()
-            )
+            return (await answer(service)).body
         finally:
             service.close()
-        return found.body
 
     if not out.parent.is_dir():
         raise _stop(f"{out.parent} is not a folder")
-    if out.exists() and any(out.samefile(source) for source in (rgb, depth)):
+    if out.exists() and any(out.samefile(source) for source in sources):
         raise _stop(f"{out} is one of the pictures themselves")
     try:
-        out.write_bytes(asyncio.run(answer()))
+        out.write_bytes(asyncio.run(run()))
     except ServiceError as error:
         raise _stop(f"{error.field or error.code}: {error.detail}") from error
     except OSError as error:

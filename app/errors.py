@@ -9,9 +9,11 @@ ServiceError
 │   ├── PictureTooSmall
 │   ├── PictureTooLarge 413              too many pixels
 │   ├── NotDepth                         colour, one bit, transparent, no valid pixel
+│   ├── NotNearInfrared                  colour, one bit, transparent, floats
 │   └── PairMismatch                     the two pictures differ in size
 ├── RequestTooLarge 413
 ├── UnknownModel 404
+├── ModelMismatch 409                    another model than the one that was expected
 ├── Overloaded 429                       says when to come again
 ├── DeadlineExceeded 504
 ├── NotReady 503
@@ -22,7 +24,21 @@ ServiceError
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a request a picture is."""
+
+    field: str
+    """The form field."""
+    index: int | None = None
+    """Counted from 0 among the pictures of that field; none where it takes only one."""
+
+    def __str__(self) -> str:
+        return self.field if self.index is None else f"{self.field}[{self.index}]"
 
 
 class ServiceError(Exception):
@@ -31,6 +47,7 @@ class ServiceError(Exception):
     Args:
         detail: one sentence on this occurrence: what was received, what is expected.
         field: the form field or parameter at fault.
+        index: which of that field's pictures, counted from 0.
     """
 
     status: ClassVar[int] = 500
@@ -40,10 +57,11 @@ class ServiceError(Exception):
     title: ClassVar[str] = "Internal error"
     """The same for every occurrence."""
 
-    def __init__(self, detail: str, *, field: str | None = None) -> None:
+    def __init__(self, detail: str, *, field: str | None = None, index: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
+        self.index = index
 
 
 class BadRequest(ServiceError):
@@ -55,14 +73,16 @@ class BadRequest(ServiceError):
 
 
 class BadPicture(ServiceError):
-    """A picture that cannot be used; always names its field."""
+    """A picture that cannot be used; always says which."""
 
     status = 422
     code = "bad_picture"
     title = "Unusable picture"
 
-    def __init__(self, detail: str, *, field: str) -> None:
-        super().__init__(detail, field=field)
+    def __init__(self, detail: str, place: Place) -> None:
+        if place.index is not None:
+            detail = f"{place}: {detail}"
+        super().__init__(detail, field=place.field, index=place.index)
 
 
 class UnreadablePicture(BadPicture):
@@ -108,6 +128,13 @@ class NotDepth(BadPicture):
     title = "Not a depth map"
 
 
+class NotNearInfrared(BadPicture):
+    """A picture in the near-infrared field that does not hold near-infrared."""
+
+    code = "not_near_infrared"
+    title = "Not a near-infrared picture"
+
+
 class PairMismatch(BadPicture):
     """The two pictures of a pair differ in size."""
 
@@ -129,6 +156,14 @@ class UnknownModel(ServiceError):
     status = 404
     code = "unknown_model"
     title = "Unknown model"
+
+
+class ModelMismatch(ServiceError):
+    """The model that would answer is not the one that the request expects."""
+
+    status = 409
+    code = "model_mismatch"
+    title = "Another model than expected"
 
 
 class Overloaded(ServiceError):

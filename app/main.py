@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
 from app.middleware import BodyLimit, RequestFrame
-from app.routes import health, models, saliency
+from app.routes import health, models, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -52,7 +52,7 @@ def create_app(
     app = _DescribedApp(
         title=TITLE,
         version=VERSION,
-        summary="Saliency maps of registered pictures and depth maps.",
+        summary="Saliency maps of pictures with depth, embeddings of crops with near-infrared.",
         lifespan=lifespan,
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
@@ -66,7 +66,7 @@ def create_app(
     )
     app.state.service = service
     problems.install(app)
-    for routes in (saliency, models, health):
+    for routes in (saliency, reid, models, health):
         app.include_router(routes.router)
 
     @app.get("/", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""One pair in, one result out: decode, prepare, run, encode, each on the thread it belongs to."""
+"""Pictures in, one result out: decode, prepare, run, encode, each on the thread it belongs to."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from app.answers import MEDIA_TYPES, describe, encode
-from app.errors import InferenceFailed, NotDepth
-from app.images import Limits, decode_pair, upscale
-from app.schemas import SaliencyOptions
+from app.errors import InferenceFailed
+from app.images import Limits
 from app.telemetry import StageTimes
 from model.bundle import Bundle, load_canary
-from model.preprocessing import prepare_depth, prepare_rgb
 from model.runtimes.base import Runtime, RuntimeFailure
+
+Rgb = NDArray[np.uint8]
+Aux = NDArray[np.float32]
+Rows = NDArray[np.float32]
+"""What a runtime answers: one row for each pair."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,29 @@ class Answer:
     media_type: str
     model_id: str
     warnings: list[str]
-    """What made this pair less useful than it could be."""
+    """What made this request less useful than it could be."""
 
 
-@dataclass(frozen=True)
-class PreparedPair:
-    """A pair as the network takes it, and the picture that the answer is drawn on."""
+class Prepared(Protocol):
+    """Pairs as the network takes them, and whatever else their answer needs."""
 
-    picture: Image.Image
-    rgb: NDArray[np.uint8]
-    """(H, W, 3)."""
-    aux: NDArray[np.float32]
-    """(H, W, 1) in [0, 1]."""
-    warnings: list[str]
+    @property
+    def rgb(self) -> Rgb:
+        """(B, H, W, 3)."""
+        ...
+
+    @property
+    def aux(self) -> Aux:
+        """(B, H, W, 1) in [0, 1]."""
+        ...
+
+
+P = TypeVar("P", bound=Prepared)
+A = TypeVar("A")
 
 
 class RuntimeThread:
-    """The one thread that calls a runtime, one pair at a time.
+    """The one thread that calls a runtime, one batch at a time.
 
     A batcher goes between `Predictor` and this class, with the same `infer`.
     """
@@ -61,21 +69,18 @@ class RuntimeThread:
         self.faulty = False
         """Whether the last run failed."""
 
-    async def infer(
-        self, rgb: NDArray[np.uint8], aux: NDArray[np.float32], times: StageTimes
-    ) -> NDArray[np.float32]:
-        """Answer one pair: (H, W, 3) and (H, W, 1) in, one row of the runtime's output out."""
+    async def infer(self, rgb: Rgb, aux: Aux, times: StageTimes) -> Rows:
+        """Answer a batch: (B, H, W, 3) and (B, H, W, 1) in, a row for each pair out."""
         submitted = time.perf_counter()
 
-        def run() -> NDArray[np.float32]:
+        def run() -> Rows:
             times.record("queue", time.perf_counter() - submitted)
             with times.stage("infer"):
-                (row,) = self._run(rgb[None], aux[None])
-                return np.asarray(row)
+                return self._run(rgb, aux)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
-    def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, rgb: Rgb, aux: Aux) -> Rows:
         """Run a batch and wait for it; not for the event loop."""
         return self._thread.submit(self._run, rgb, aux).result()
 
@@ -84,7 +89,7 @@ class RuntimeThread:
         self._thread.submit(self.runtime.close).result()
         self._thread.shutdown()
 
-    def _run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, rgb: Rgb, aux: Aux) -> Rows:
         try:
             output = self.runtime.run(rgb, aux)
             if not np.isfinite(output).all():
@@ -97,7 +102,9 @@ class RuntimeThread:
 
 
 class Predictor:
-    """Serves one bundle."""
+    """Serves one bundle; each task derives its own from this."""
+
+    task: ClassVar[Literal["saliency", "reid"]]
 
     def __init__(
         self,
@@ -120,10 +127,15 @@ class Predictor:
         """Whether the network runs elsewhere than on the `device` that was asked for."""
         return not self.thread.runtime.device.startswith(device)
 
-    async def saliency(
-        self, rgb: bytes, depth: bytes, options: SaliencyOptions, times: StageTimes
-    ) -> Answer:
-        """Answer the saliency of one pair of encoded pictures.
+    async def _answer(
+        self, prepare: Callable[[], P], encode: Callable[[Rows, P], A], times: StageTimes
+    ) -> A:
+        """Take one batch from encoded pictures to its answer.
+
+        Args:
+            prepare: decodes and prepares; in a worker thread.
+            encode: makes the answer of the network's rows; in a worker thread.
+            times: of the request.
 
         Raises:
             BadPicture: a picture cannot be used.
@@ -133,16 +145,12 @@ class Predictor:
         arrived = time.perf_counter()
         async with self._room:
             times.record("wait", time.perf_counter() - arrived)
-            pair = await loop.run_in_executor(
-                self._workers, self._prepare, rgb, depth, options, times
-            )
+            prepared = await loop.run_in_executor(self._workers, prepare)
             try:
-                saliency = await self.thread.infer(pair.rgb, pair.aux, times)
+                rows = await self.thread.infer(prepared.rgb, prepared.aux, times)
             except RuntimeFailure as error:
-                raise InferenceFailed("the network failed on this pair") from error
-            return await loop.run_in_executor(
-                self._workers, self._encode, saliency, pair, options, times
-            )
+                raise InferenceFailed("the network failed on this request") from error
+            return await loop.run_in_executor(self._workers, encode, rows, prepared)
 
     def check_canary(self) -> float:
         """Run the exporter's inputs and compare with its outputs; blocks.
@@ -174,46 +182,3 @@ class Predictor:
         # float32 convolutions, and 16-bit graphs have 10 bits of mantissa.
         exact = self.thread.runtime.device == "cpu" and self.bundle.manifest.precision == "fp32"
         return 1e-3 if exact else 2e-2
-
-    def _prepare(
-        self, rgb: bytes, depth: bytes, options: SaliencyOptions, times: StageTimes
-    ) -> PreparedPair:
-        with times.stage("decode"):
-            pair = decode_pair(rgb, depth, self._limits, resize=options.resize)
-        with times.stage("preprocess"):
-            size = self.bundle.manifest.input_size
-            if options.depth_convention == "metric" and not np.greater(pair.depth, 0).any():
-                raise NotDepth(
-                    "no value is above 0, and metric depth reads 0 as missing", field="depth"
-                )
-            aux = prepare_depth(pair.depth, options.depth_convention, size)
-            warnings = list(pair.warnings)
-            if aux.min() == aux.max():
-                warnings.append("depth is constant")
-            return PreparedPair(pair.rgb, prepare_rgb(pair.rgb, size), aux, warnings)
-
-    def _encode(
-        self,
-        saliency: NDArray[np.float32],
-        pair: PreparedPair,
-        options: SaliencyOptions,
-        times: StageTimes,
-    ) -> Answer:
-        timings_ms = times.milliseconds()
-        with times.stage("encode"):
-            if options.size == "original":
-                saliency = upscale(saliency, pair.picture.size)
-            model_id = self.bundle.manifest.model_id
-            if options.output == "json":
-                report = describe(
-                    saliency,
-                    model_id=model_id,
-                    depth_convention=options.depth_convention,
-                    threshold=options.threshold,
-                    warnings=pair.warnings,
-                    timings_ms=timings_ms,
-                )
-                body = report.model_dump_json().encode()
-            else:
-                body = encode(options.output, saliency, pair.picture, options.threshold)
-            return Answer(body, MEDIA_TYPES[options.output], model_id, pair.warnings)

@@ -34,21 +34,23 @@ def install(app: FastAPI) -> None:
 def render(error: Exception, request_id: str) -> Response:
     """The problem of one error; anything unforeseen becomes a 500 that tells nothing."""
     headers: dict[str, str] = {}
+    field: str | None = None
+    index: int | None = None
     if isinstance(error, ServiceError):
         status, code, title = error.status, error.code, error.title
-        detail, field = error.detail, error.field
+        detail, field, index = error.detail, error.field, error.index
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = _RETRY_AFTER_S
     elif isinstance(error, RequestValidationError):
         status, code, title = 422, "invalid_request", "Invalid request"
-        detail, field = _explain(error.errors())
+        detail, field, index = _explain(error.errors())
     elif isinstance(error, HTTPException):
-        status, detail, field = error.status_code, error.detail, None
+        status, detail = error.status_code, error.detail
         code, title = _FRAMEWORK_CODES.get(status, ("http_error", "HTTP error"))
         headers.update(error.headers or {})
     else:
         status, code, title = 500, "internal_error", "Internal error"
-        detail, field = "an unforeseen error; it was logged under this request's id", None
+        detail = "an unforeseen error; it was logged under this request's id"
     problem = Problem(
         type=f"urn:mutualformer:{code}",
         title=title,
@@ -56,6 +58,7 @@ def render(error: Exception, request_id: str) -> Response:
         detail=detail,
         code=code,
         field=field,
+        index=index,
         instance=f"urn:request:{request_id}",
     )
     content = problem.model_dump_json(exclude_none=True)
@@ -86,20 +89,22 @@ async def _handle(request: Request, error: Exception) -> Response:
     return render(error, request.state.request_id)
 
 
-def _explain(errors: Sequence[Any]) -> tuple[str, str | None]:
-    """One sentence for all errors, and the field of the first."""
-    sentences, fields = [], []
+def _explain(errors: Sequence[Any]) -> tuple[str, str | None, int | None]:
+    """One sentence for all errors, and the field of the first with its index in a list."""
+    sentences, places = [], []
     for error in errors:
-        place, *names = (str(part) for part in error["loc"])
-        name = ".".join(names)
+        place, *parts = error["loc"]
+        name = ".".join(str(part) for part in parts if isinstance(part, str))
+        index = next((part for part in parts if isinstance(part, int)), None)
         kind = "form field" if place == "body" else f"{place} parameter"
-        fields.append(name)
+        places.append((name or None, index))
+        subject = f"{kind} {name!r}" + ("" if index is None else f", number {index},")
         if error["type"] == "missing":
-            sentences.append(f"{kind} {name!r} is missing")
+            sentences.append(f"{subject} is missing")
         elif error["type"] == "extra_forbidden":
-            sentences.append(f"{kind} {name!r} is unknown")
+            sentences.append(f"{subject} is unknown")
         elif place == "body":
-            sentences.append(f"{kind} {name!r} is not a file; give it a file name")
+            sentences.append(f"{subject} is not a file; give it a file name")
         else:
-            sentences.append(f"{kind} {name!r}: {error['msg']}")
-    return "; ".join(sentences), fields[0] or None
+            sentences.append(f"{subject}: {error['msg']}")
+    return "; ".join(sentences), *places[0]

@@ -11,12 +11,24 @@ from model.preprocessing import DepthConvention
 
 Output = Literal["map", "map16", "mask", "cutout", "overlay", "npy", "json"]
 Size = Literal["original", "model"]
+Encoding = Literal["float", "base64"]
 
 
-class SaliencyOptions(BaseModel):
-    """Query parameters of `POST /v1/saliency`; an unknown one is an error."""
+class PairOptions(BaseModel):
+    """Query parameters of every request that sends pictures; an unknown one is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(default=None, description="Name of a bundle; see `/v1/models`.")
+    resize: bool = Field(
+        default=False,
+        description="Take a pair whose pictures differ in size, if their aspect ratios agree "
+        "within 2 %.",
+    )
+
+
+class SaliencyOptions(PairOptions):
+    """Query parameters of `POST /v1/saliency`."""
 
     output: Output = Field(
         default="map",
@@ -42,11 +54,33 @@ class SaliencyOptions(BaseModel):
         description="How depth is written: bright is near, dark is near, or a distance with 0 "
         "where it is missing.",
     )
-    model: str | None = Field(default=None, description="Name of a bundle; see `/v1/models`.")
-    resize: bool = Field(
-        default=False,
-        description="Take a depth map of another size than rgb, if its aspect ratio agrees "
-        "within 2 %.",
+
+
+class ReIDOptions(PairOptions):
+    """Query parameters of both re-identification requests."""
+
+    expect_model: str | None = Field(
+        default=None,
+        description="The `model_id` that must answer, e.g. the one of stored embeddings; "
+        "another is a 409.",
+    )
+
+
+class EmbeddingOptions(ReIDOptions):
+    """Query parameters of `POST /v1/reid/embeddings`."""
+
+    encoding: Encoding = Field(
+        default="float",
+        description="`float`: each embedding as a list of numbers. `base64`: as the bytes of "
+        "little-endian float32.",
+    )
+
+
+class SimilarityOptions(ReIDOptions):
+    """Query parameters of `POST /v1/reid/similarity`."""
+
+    top_k: int | None = Field(
+        default=None, ge=1, description="Most matches of a query; all of the gallery if unset."
     )
 
 
@@ -90,6 +124,55 @@ class SaliencyReport(BaseModel):
     timings_ms: dict[str, float] = Field(description="Stages before this answer was written.")
 
 
+class EmbeddingReport(BaseModel):
+    """What `POST /v1/reid/embeddings` answers."""
+
+    model_id: str = Field(description="`name@version`; embeddings of two models do not compare.")
+    preprocess_id: str = Field(description="How pictures were prepared.")
+    dim: int = Field(description="Numbers in an embedding.")
+    normalised: Literal[True] = Field(
+        default=True, description="Every embedding has unit length: a dot product is a cosine."
+    )
+    modalities: tuple[Literal["rgb"], Literal["nir"]] = Field(
+        default=("rgb", "nir"), description="What each embedding was made from."
+    )
+    encoding: Encoding
+    embeddings: list[list[float]] | list[str] = Field(
+        description="One for each pair, in the order of the request; see `encoding`."
+    )
+    warnings: list[str] = Field(description="What made pairs less useful than they could be.")
+    timings_ms: dict[str, float] = Field(
+        description="Stages before this answer was written; batches of pairs add up."
+    )
+
+
+class Match(BaseModel):
+    """One pair of the gallery, seen from a query."""
+
+    gallery: int = Field(description="Which pair of the gallery, counted from 0.")
+    similarity: float = Field(description="Cosine of the two embeddings, in [-1, 1].")
+
+
+class QueryRanking(BaseModel):
+    """The gallery as one query ranks it."""
+
+    query: int = Field(description="Which query pair, counted from 0.")
+    matches: list[Match] = Field(description="The most similar first.")
+
+
+class SimilarityReport(BaseModel):
+    """What `POST /v1/reid/similarity` answers."""
+
+    model_id: str = Field(description="`name@version` of the bundle.")
+    preprocess_id: str = Field(description="How pictures were prepared.")
+    dim: int = Field(description="Numbers in the embeddings that were compared.")
+    queries: list[QueryRanking] = Field(description="One for each query, in order.")
+    warnings: list[str] = Field(description="What made pairs less useful than they could be.")
+    timings_ms: dict[str, float] = Field(
+        description="Stages before this answer was written; batches of pairs add up."
+    )
+
+
 class ModelReport(BaseModel):
     """One bundle and how it runs here."""
 
@@ -125,4 +208,8 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong this time, and what is expected.")
     code: str = Field(description="Stable name for programs.")
     field: str | None = Field(default=None, description="The form field or parameter at fault.")
+    index: int | None = Field(
+        default=None,
+        description="Which picture of that field, counted from 0, if it takes several.",
+    )
     instance: str = Field(description="`urn:request:` and the `X-Request-Id` of this answer.")

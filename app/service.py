@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
 from app.errors import NotReady, UnknownModel
 from app.images import Limits
 from app.predictor import Predictor, RuntimeThread
+from app.reid import ReIDPredictor
+from app.saliency import SaliencyPredictor
 from app.settings import Settings
 from model.bundle import Bundle, BundleError, find_bundles
 from model.runtimes.base import Runtime, RuntimeFailure
 from model.runtimes.onnx_runtime import OnnxRuntime
 
 MakeRuntime = Callable[[Bundle, Settings], Runtime]
+P = TypeVar("P", bound=Predictor)
+
+_PREDICTORS: dict[str, type[Predictor]] = {
+    kind.task: kind for kind in (SaliencyPredictor, ReIDPredictor)
+}
 
 
 def make_runtime(bundle: Bundle, settings: Settings) -> Runtime:
@@ -53,6 +60,7 @@ class Service:
         """Set when start-up has succeeded or failed."""
         self._make_runtime = make_runtime
         self._predictors: dict[str, Predictor] = {}
+        self._defaults: dict[str, str] = {}
         self._started = False
         self._workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pictures")
         # Two beyond the threads: one pair with the runtime, one ready for it.
@@ -83,12 +91,7 @@ class Service:
         bundles = find_bundles(settings.bundles)
         if not bundles:
             raise BundleError(f"{settings.bundles}: no bundle in this folder")
-        names = [bundle.manifest.name for bundle in bundles]
-        if settings.default_model is not None and settings.default_model not in names:
-            raise BundleError(
-                f"{settings.bundles}: no bundle is named {settings.default_model!r}; "
-                f"there are {', '.join(names)}"
-            )
+        self._defaults = self._choose_defaults(bundles)
         for bundle in bundles:
             self._load(bundle)
         self._started = True
@@ -97,16 +100,10 @@ class Service:
 
     def default(self, task: Literal["saliency", "reid"]) -> str | None:
         """Name of the bundle that answers when a request names none."""
-        names = [
-            name
-            for name, predictor in self._predictors.items()
-            if predictor.bundle.manifest.task == task
-        ]
-        chosen = self.settings.default_model
-        return chosen if chosen in names else next(iter(names), None)
+        return self._defaults.get(task)
 
-    def predictor(self, task: Literal["saliency", "reid"], name: str | None) -> Predictor:
-        """The predictor of the named bundle, or of the default one.
+    def predictor(self, kind: type[P], name: str | None) -> P:
+        """The predictor of the named bundle, or of its task's default one.
 
         Raises:
             NotReady: start-up is not over, or shutdown has begun.
@@ -115,9 +112,10 @@ class Service:
         self.check_started()
         if self.draining:
             raise NotReady("shutting down")
-        predictor = self._predictors.get(name or self.default(task) or "")
-        if predictor is None or predictor.bundle.manifest.task != task:
-            raise UnknownModel(f"no bundle named {name!r} serves {task}", field="model")
+        predictor = self._predictors.get(name or self.default(kind.task) or "")
+        if not isinstance(predictor, kind):
+            named = "" if name is None else f" named {name!r}"
+            raise UnknownModel(f"no bundle{named} serves {kind.task}", field="model")
         return predictor
 
     def predictors(self) -> dict[str, Predictor]:
@@ -157,11 +155,30 @@ class Service:
             predictor.thread.close()
         self._workers.shutdown()
 
+    def _choose_defaults(self, bundles: list[Bundle]) -> dict[str, str]:
+        """By task: the bundle that the settings name, or the first by name."""
+        tasks = {bundle.manifest.name: bundle.manifest.task for bundle in bundles}
+        chosen: dict[str, str] = {}
+        for name in self.settings.default_models():
+            task = tasks.get(name)
+            if task is None:
+                raise BundleError(
+                    f"{self.settings.bundles}: no bundle is named {name!r}; "
+                    f"there are {', '.join(tasks)}"
+                )
+            if task in chosen:
+                raise BundleError(f"default_model names {chosen[task]!r} and {name!r} for {task}")
+            chosen[task] = name
+        for name, task in tasks.items():
+            chosen.setdefault(task, name)
+        return chosen
+
     def _load(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
         self.phase = f"loading {manifest.name}"
         thread = RuntimeThread(lambda: self._make_runtime(bundle, self.settings), manifest.name)
-        predictor = Predictor(bundle, thread, self._workers, self._limits, self._room)
+        kind = _PREDICTORS[manifest.task]
+        predictor = kind(bundle, thread, self._workers, self._limits, self._room)
         self._predictors[manifest.name] = predictor
         self.phase = f"warming up {manifest.name}"
         predictor.check_canary()

@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     bundles: Path = Path("bundles")
     """Folder of bundles, or one bundle; every bundle found is served. None found stops start-up."""
     default_model: str | None = None
-    """Bundle that answers when a request names none; the first by name if unset."""
+    """Bundle that answers when a request names none, or several, at most one a task, separated by
+    commas; a task without one takes its first by name."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where networks run."""
     provider_policy: Literal["strict", "fallback"] = "strict"
@@ -51,6 +52,10 @@ class Settings(BaseSettings):
     """Least severe level that is logged."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` answer."""
+
+    def default_models(self) -> list[str]:
+        """The names in `default_model`."""
+        return [name.strip() for name in (self.default_model or "").split(",") if name.strip()]
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ import structlog
 
 
 class StageTimes:
-    """Travels with one request; each stage is entered once, in order."""
+    """Travels with one request; a stage that several of its batches enter adds up."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self._lock = threading.Lock()  # batches of one request are prepared side by side
         self._stages_ms: dict[str, float] = {}
 
     @contextmanager
@@ -30,7 +32,8 @@ class StageTimes:
 
     def record(self, name: str, seconds: float) -> None:
         """Note the duration of a stage that was timed elsewhere."""
-        self._stages_ms[name] = 1000 * seconds
+        with self._lock:
+            self._stages_ms[name] = self._stages_ms.get(name, 0.0) + 1000 * seconds
 
     def elapsed(self) -> float:
         """Seconds since the request began."""
@@ -38,7 +41,9 @@ class StageTimes:
 
     def milliseconds(self) -> dict[str, float]:
         """Stages so far, with `total` last; milliseconds."""
-        times = {**self._stages_ms, "total": 1000 * self.elapsed()}
+        with self._lock:
+            stages_ms = dict(self._stages_ms)
+        times = {**stages_ms, "total": 1000 * self.elapsed()}
         return {name: round(value, 3) for name, value in times.items()}
 
     def server_timing(self) -> str:

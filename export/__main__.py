@@ -98,7 +98,8 @@ def main(
     report("done")
     for step in bundle.parity["steps"]:
         bar = "" if step["tolerance"] is None else f"  (at most {step['tolerance']:.0e})"
-        typer.echo(f"{step['step']:20} max abs error {step['max_abs_error']:.2e}{bar}")
+        cosine = f", cosine {step['min_cosine']:.7f}" if "min_cosine" in step else ""
+        typer.echo(f"{step['step']:20} max abs error {step['max_abs_error']:.2e}{bar}{cosine}")
     size_bytes = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{bundle.manifest.model_id} in {out}, {size_bytes / 1e6:.1f} MB")
 

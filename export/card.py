@@ -8,8 +8,9 @@ from typing import Any
 
 from model.bundle import Manifest
 from model.checkpoint import Checkpoint
+from model.config import ReIDConfig, SaliencyConfig, Task
 
-LIMITS = """\
+_SALIENCY_LIMITS = """\
 - The pair must show the same scene from the same place, pixel on pixel.
 - Pictures are resized to {height} x {width}; objects of a few pixels there are lost.
 - Depth is scaled per picture; a sensor that is blind at the object misleads less than one that
@@ -18,25 +19,48 @@ LIMITS = """\
 - Nothing beyond the sets above was measured. Not for decisions about the safety or rights of
   people.
 """
-"""What holds for every network of this kind."""
+
+_REID_LIMITS = """\
+- A pair is one crop, cut out by a detector, of the same moment in both pictures, pixel on pixel.
+- Crops are resized to {height} x {width} whatever their shape, so cut them as the training crops
+  were.
+- Near-infrared is divided by the full range of its 8 or 16 bits, never by what it holds: values of
+  a 12-bit camera must be scaled up first. Without near-infrared, expect less.
+- A cosine is not a probability. Choose its threshold on pairs of your own cameras, and choose it
+  again for another version: embeddings of two versions do not compare.
+- Nothing beyond the sets above was measured. Finding people or their vehicles again touches their
+  rights; not for decisions about either without a person who looks.
+"""
+
+LIMITS: dict[Task, str] = {"saliency": _SALIENCY_LIMITS, "reid": _REID_LIMITS}
+"""What holds for every network of a task."""
+
+_SUMMARIES: dict[Task, str] = {
+    "saliency": """\
+RGB-D salient object detection with MutualFormer blocks: a registered colour picture and depth map
+in, a map of how much each pixel belongs to what stands out, from 0 to 1.""",
+    "reid": """\
+RGB-NIR re-identification with MutualFormer blocks: a colour crop and the near-infrared crop of the
+same moment in, an embedding of unit length out; the more alike two embeddings (their cosine), the
+more likely they show the same individual.""",
+}
 
 _CARD = """\
 # {name} {version}
 
-RGB-D salient object detection with MutualFormer blocks: a registered colour picture and depth map
-in, a map of how much each pixel belongs to what stands out, from 0 to 1.
+{summary}
 
 | | |
 |---|---|
 | parameters | {parameters:.2f} M |
 | input `rgb` | uint8 (B, {height}, {width}, 3) |
-| input `aux` | float32 (B, {height}, {width}, 1) in [0, 1], near = 1, missing = 0 |
-| output `{output}` | float32 (B, {height}, {width}) in [0, 1] |
-| network | {backbone} trunks, `{fusion}` fusion at strides {strides}, `{decoder}` decoder |
+| input `aux` | float32 (B, {height}, {width}, 1) in [0, 1], {aux} |
+| output `{output}` | {answer} |
+| network | {network} |
 | graph | ONNX opset {opset}, {precision} arithmetic, weights stored as {weights_precision} |
 
 Network: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion
-Attention", IJCV 2024, doi:10.1007/s11263-024-02067-x; trunks, decoder and training are this
+Attention", IJCV 2024, doi:10.1007/s11263-024-02067-x; {reconstructed} and training are this
 project's own reconstruction.
 
 ## Training
@@ -95,25 +119,53 @@ def write_card(
     """
     config = checkpoint.config
     height, width = manifest["input_size"]
+    if isinstance(config, ReIDConfig):
+        kind = {
+            "aux": "near-infrared, its full range",
+            "answer": f"float32 (B, {manifest['dim']}), unit length",
+            "network": _reid_network(config),
+            "reconstructed": "trunks, embedding",
+        }
+    else:
+        kind = {
+            "aux": "near = 1, missing = 0",
+            "answer": f"float32 (B, {height}, {width}) in [0, 1]",
+            "network": _saliency_network(config),
+            "reconstructed": "trunks, decoder",
+        }
     return _CARD.format(
+        **kind,
+        summary=_SUMMARIES[config.task],
         name=manifest["name"],
         version=manifest["version"],
         parameters=sum(value.numel() for value in checkpoint.build().parameters()) / 1e6,
         height=height,
         width=width,
         output=manifest["output"],
-        backbone=config.backbone,
-        fusion=config.fusion,
-        strides=" and ".join(map(str, config.fusion_strides)) or "none",
-        decoder=config.decoder,
         opset=manifest["opset"],
         precision=Manifest.model_fields["precision"].default,
         weights_precision=manifest["weights_precision"],
         training=_training(checkpoint, manifest["training_data"]),
         quality=_quality(manifest["metrics"]),
         conversion=_conversion(parity["steps"]),
-        limits=(notes or LIMITS.format(height=height, width=width)).strip(),
+        limits=(notes or LIMITS[config.task].format(height=height, width=width)).strip(),
         licence=manifest["licence"],
+    )
+
+
+def _saliency_network(config: SaliencyConfig) -> str:
+    strides = " and ".join(map(str, config.fusion_strides)) or "none"
+    return (
+        f"{config.backbone} trunks, `{config.fusion}` fusion at strides {strides}, "
+        f"`{config.decoder}` decoder"
+    )
+
+
+def _reid_network(config: ReIDConfig) -> str:
+    trunks = "trunk, shared," if config.shared_trunk else "trunks,"
+    return (
+        f"{config.backbone} {trunks} {config.depth} block(s) of `{config.fusion}` fusion, "
+        "the fused and both pooled streams joined"
     )
 
 
@@ -128,8 +180,6 @@ def training_data(recipe: Mapping[str, Any]) -> list[str]:
     }
     kind = kinds.get(str(data.get("source")), str(data.get("source")))
     lines = [f"{PurePath(root).name}: {kind}" for root in data.get("roots", ())]
-    for root in data.get("pseudo_roots", ()):
-        lines.append(f"{PurePath(root).name}: photos that a network labelled, depth simulated")
     if data.get("backgrounds"):
         lines.append(f"{PurePath(data['backgrounds']).name}: backgrounds")
     for key, what in (("trunk_weights", "initial trunks"), ("start_from", "initial weights")):
@@ -160,7 +210,8 @@ def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _conversion(steps: list[dict[str, Any]]) -> str:
-    rows = [
+    head: tuple[str, ...] = ("step", "max abs error", "allowed")
+    rows: list[tuple[str, ...]] = [
         (
             step["step"].replace("_", " "),
             f"{step['max_abs_error']:.1e}",
@@ -168,7 +219,10 @@ def _conversion(steps: list[dict[str, Any]]) -> str:
         )
         for step in steps
     ]
-    return "\n".join(_table(("step", "max abs error", "allowed"), rows))
+    if all("min_cosine" in step for step in steps):
+        head = (*head, "least cosine")
+        rows = [(*row, f"{step['min_cosine']:.7f}") for row, step in zip(rows, steps, strict=True)]
+    return "\n".join(_table(head, rows))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -20,12 +20,25 @@ from export.inputs import scenes
 from export.parity import MAX_ABS_ERROR, ParityError, Stage, check_parity
 from export.precision import round_weights, store_as_float16
 from export.to_onnx import ConversionError, example_pair, to_onnx
-from model.bundle import CANARY, CARD, MANIFEST, MODEL, PARITY, Bundle, load_canary, seal_bundle
+from model.bundle import (
+    CANARY,
+    CARD,
+    MANIFEST,
+    MODEL,
+    PARITY,
+    Bundle,
+    Preprocessing,
+    load_canary,
+    seal_bundle,
+)
 from model.checkpoint import Checkpoint, source_commit
+from model.config import Config, ReIDConfig, Task
 from model.runtimes.onnx_runtime import OnnxRuntime
 from model.runtimes.pytorch import PyTorchRuntime
 
 Weights = Literal["float32", "float16"]
+OUTPUTS: dict[Task, str] = {"saliency": "saliency", "reid": "embedding"}
+"""Name of a graph's only output."""
 Report = Callable[[str], None]
 """Told what begins, in a few words."""
 
@@ -71,8 +84,6 @@ def export_bundle(
     if options.size:
         config = replace(checkpoint.config, input_size=options.size)
         checkpoint = replace(checkpoint, config=config)
-    if checkpoint.task != "saliency":
-        raise ValueError(f"cannot export the task {checkpoint.task!r}; known: saliency")
     conversion = convert(checkpoint, options, report)
     return write_bundle(checkpoint, conversion, out, options, report)
 
@@ -88,16 +99,25 @@ def check_target(out: Path) -> None:
 def convert(
     checkpoint: Checkpoint, options: Options, report: Report = lambda _: None
 ) -> Conversion:
-    """Fold, round and convert; nothing is compared yet."""
+    """Strip, fold, round and convert; nothing is compared yet."""
     size = checkpoint.config.input_size
     network = checkpoint.build()
     report("folding batch normalisation")
-    folded = fold_batch_norms(network, *example_pair(size))
+    folded = fold_batch_norms(for_serving(checkpoint).build(), *example_pair(size))
     report("converting to ONNX, the longest step")
-    model = to_onnx(folded, size, "saliency", options.opset)
+    model = to_onnx(folded, size, OUTPUTS[checkpoint.task], options.opset)
     forms = (("trained", network, None), ("batch_norm_folding", folded, MAX_ABS_ERROR))
     conversion = Conversion(model, forms)
     return with_float16_weights(conversion) if options.weights == "float16" else conversion
+
+
+def for_serving(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the classifiers, which only training reads; answers stay the same."""
+    config = checkpoint.config
+    if not isinstance(config, ReIDConfig):
+        return checkpoint
+    state = {key: value for key, value in checkpoint.state.items() if ".classifier." not in key}
+    return replace(checkpoint, config=replace(config, num_classes=0), state=state)
 
 
 def with_float16_weights(conversion: Conversion) -> Conversion:
@@ -115,6 +135,7 @@ def write_bundle(
     report: Report = lambda _: None,
 ) -> Bundle:
     """Judge a conversion and write its bundle; arguments and errors as in `export_bundle`."""
+    checkpoint = for_serving(checkpoint)
     size = checkpoint.config.input_size
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as name:
@@ -177,11 +198,10 @@ def _check_canary(bundle: Bundle) -> None:
 def _manifest_fields(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
     measured = {"validation": checkpoint.metrics} if checkpoint.metrics else {}
     return {
-        "task": "saliency",
+        **_task_fields(checkpoint.config),
         "name": checkpoint.config.name,
         "version": options.version,
         "input_size": checkpoint.config.input_size,
-        "output": "saliency",
         "weights_precision": "fp16" if options.weights == "float16" else "fp32",
         "opset": options.opset,
         "training_data": training_data(checkpoint.recipe),
@@ -191,6 +211,14 @@ def _manifest_fields(checkpoint: Checkpoint, options: Options) -> dict[str, Any]
         "source_commit": source_commit(),
         "config": checkpoint.config.to_dict(),
     }
+
+
+def _task_fields(config: Config) -> dict[str, Any]:
+    fields = {"task": config.task, "output": OUTPUTS[config.task]}
+    if not isinstance(config, ReIDConfig):
+        return fields
+    preprocessing = Preprocessing(preprocess_id="reid-1", aux="full_range")
+    return {**fields, "preprocessing": preprocessing, "dim": config.embedding_dim}
 
 
 def _move_into_place(folder: Path, out: Path, replaced: Path) -> None:

@@ -21,8 +21,10 @@ Run = Callable[[NDArray[np.uint8], Array], Array]
 BATCHES = (1, 3, 8)
 """Alone, an odd number, a full batch."""
 MAX_ABS_ERROR = 1e-5
-"""Bar on maps in [0, 1], under one step of a 16-bit answer (1.5e-5); float32 arithmetic in another
-order differs by about 1e-6."""
+"""Bar on maps in [0, 1], under one step of a 16-bit answer (1.5e-5), and on the numbers of unit
+embeddings; float32 arithmetic in another order differs by about 1e-6."""
+MIN_COSINE = 0.99999
+"""An embedding must be closer than this to its form before."""
 MAX_BATCH_EFFECT = 1e-6
 """Bar on how far an answer may depend on its batch-mates on a CPU."""
 
@@ -44,6 +46,8 @@ class Stage:
 
 def check_parity(stages: Sequence[Stage], size: tuple[int, int]) -> dict[str, Any]:
     """Compare every stage with the one before, and the last with the first.
+
+    Answers of two axes are embeddings; their direction is compared besides.
 
     Args:
         stages: from the trained network to the runtime that will serve it.
@@ -94,24 +98,46 @@ def _step(
         # float64, so that the difference itself is exact; what is not finite becomes NaN and fails.
         with np.errstate(invalid="ignore"):
             error = np.abs(after[batch].astype(np.float64) - expected)
-        by_batch[str(batch)] = {
-            "max_abs_error": float(error.max()),
-            "mean_abs_error": float(error.mean()),
-        }
+            by_batch[str(batch)] = {
+                "max_abs_error": float(error.max()),
+                "mean_abs_error": float(error.mean()),
+                **({"min_cosine": _min_cosine(after[batch], expected)} if error.ndim == 2 else {}),
+            }
+    overall: dict[str, Callable[[list[float]], Any]] = {
+        "max_abs_error": np.max,
+        "mean_abs_error": np.mean,
+        "min_cosine": np.min,
+    }
     return {
         "step": name,
         "tolerance": tolerance,
-        "max_abs_error": float(np.max([each["max_abs_error"] for each in by_batch.values()])),
-        "mean_abs_error": float(np.mean([each["mean_abs_error"] for each in by_batch.values()])),
+        **{
+            measure: float(of_all([each[measure] for each in by_batch.values()]))
+            for measure, of_all in overall.items()
+            if all(measure in each for each in by_batch.values())
+        },
         "by_batch": by_batch,
     }
 
 
+def _min_cosine(a: Array, b: Array) -> float:
+    """Of the rows of two (B, D); NaN where one is not finite or 0."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return float(((a * b).sum(axis=1) / lengths).min())
+
+
 def _judge(steps: list[dict[str, Any]]) -> None:
-    failed = [
-        f"{step['step']}: max abs error {step['max_abs_error']:.3g}, at most {step['tolerance']:g}"
-        for step in steps
-        if step["tolerance"] is not None and not step["max_abs_error"] <= step["tolerance"]
-    ]
+    failed = []
+    for step in steps:
+        tolerance, cosine = step["tolerance"], step.get("min_cosine", 1.0)
+        if tolerance is None:
+            continue
+        error = step["max_abs_error"]
+        if not error <= tolerance:
+            failed.append(f"{step['step']}: max abs error {error:.3g}, at most {tolerance:g}")
+        if not cosine > MIN_COSINE:
+            failed.append(f"{step['step']}: cosine {cosine:.7f}, must be above {MIN_COSINE}")
     if failed:
         raise ParityError("; ".join(failed))

@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -69,6 +70,28 @@ class Pyramid(nn.Module):
         _load_trunk(self.trunk, load_file(path), str(path))
 
 
+class InterleavedConv(nn.Conv2d):
+    """A depthwise convolution dilated by 2: in training, a plain one on four interleaved grids.
+
+    The same sums. On a CPU, oneDNN's backward pass of the dilated one is 20 times slower, and takes
+    half of a training step of MobileNetV2 at stride 16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        B, C, H, W = x.shape
+        h, w = (H + 1) // 2, (W + 1) // 2
+        x = F.pad(x, (0, 2 * w - W, 0, 2 * h - H))
+        grids = x.permute(0, 2, 3, 1).reshape(B, h, 2, w, 2, C).permute(2, 4, 0, 5, 1, 3)
+        grids = grids.reshape(4 * B, C, h, w).contiguous(memory_format=torch.channels_last)
+        padding = (self.padding[0] // 2, self.padding[1] // 2)  # type: ignore[operator] # of ints
+        grids = F.conv2d(grids, self.weight, self.bias, padding=padding, groups=self.groups)
+        x = grids.reshape(2, 2, B, C, h, w).permute(2, 4, 0, 5, 1, 3).reshape(B, 2 * h, 2 * w, C)
+        return x.permute(0, 3, 1, 2)[:, :, :H, :W]
+
+
 class CnnTokens(nn.Module):
     """A timm CNN whose last map at stride 16 is squeezed and read as tokens.
 
@@ -94,6 +117,9 @@ class CnnTokens(nn.Module):
             )
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise ValueError(f"timm has no {name!r} at stride 16: {error}") from error
+        for module in self.trunk.modules():
+            if isinstance(module, nn.Conv2d) and module.dilation == (2, 2) and module.groups > 1:
+                module.__class__ = InterleavedConv
         (channels,) = self.trunk.feature_info.channels()  # type: ignore[operator, union-attr]
         self.squeeze = nn.Conv2d(channels, dim, 1, bias=False)
         self.norm = nn.BatchNorm2d(dim)
@@ -111,6 +137,11 @@ class CnnTokens(nn.Module):
             ValueError: a parameter is missing, misshapen or unknown; the message names it.
         """
         _load_trunk(self.trunk, load_file(path), str(path))
+
+    def load_pretrained(self, name: str) -> None:
+        """Download timm's weights for the model `name`, and load them as `load_weights` does."""
+        state = timm.create_model(name, pretrained=True).state_dict()
+        _load_trunk(self.trunk, state, f"the weights of {name}")
 
 
 class VitTokens(nn.Module):

@@ -12,11 +12,11 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -24,6 +24,8 @@ CANARY = "canary.npz"
 PARITY = "parity.json"
 CARD = "README.md"
 REQUIRED_FILES = (MODEL, CANARY, PARITY, CARD)
+
+_DEPTH: Literal["minmax_over_valid_near_1_missing_0"] = "minmax_over_valid_near_1_missing_0"
 
 
 class BundleError(Exception):
@@ -41,9 +43,7 @@ class Preprocessing(_Strict):
     """Changes whenever the same pictures would give other arrays; an unknown one is refused."""
     rgb: Literal["bilinear"] = "bilinear"
     """Resize with antialiasing, straight to the input size."""
-    aux: Literal["minmax_over_valid_near_1_missing_0", "full_range"] = (
-        "minmax_over_valid_near_1_missing_0"
-    )
+    aux: Literal["minmax_over_valid_near_1_missing_0", "full_range"] = _DEPTH
     """Depth: per image, at native precision, before the resize. Near-infrared: full range."""
 
 
@@ -64,6 +64,8 @@ class Manifest(_Strict):
     """What turns pictures into the graph's inputs."""
     output: Literal["saliency", "embedding"] = "saliency"
     """Name of the graph's only output."""
+    dim: int | None = Field(default=None, ge=1)
+    """Numbers in an embedding; none for maps."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Arithmetic inside the graph."""
     weights_precision: Literal["fp32", "fp16"] = "fp32"
@@ -85,7 +87,7 @@ class Manifest(_Strict):
     source_commit: str
     """Commit of the software that exported the bundle."""
     config: dict[str, Any]
-    """The architecture, as `SaliencyConfig.to_dict()` writes it."""
+    """The architecture, as `to_dict()` of the task's configuration writes it."""
 
     @field_validator("input_size")
     @classmethod
@@ -106,6 +108,21 @@ class Manifest(_Strict):
         if missing:
             raise ValueError(f"no digest for {', '.join(missing)}")
         return files
+
+    @model_validator(mode="after")
+    def _of_one_task(self) -> Self:
+        reid = self.task == "reid"
+        prepared = self.preprocessing
+        for name, found, expected in (
+            ("output", self.output, "embedding" if reid else "saliency"),
+            ("preprocess_id", prepared.preprocess_id, "reid-1" if reid else "saliency-1"),
+            ("preprocessing.aux", prepared.aux, "full_range" if reid else _DEPTH),
+        ):
+            if found != expected:
+                raise ValueError(f"{name} is {found!r}, but {self.task} has {expected!r}")
+        if (self.dim is not None) != reid:
+            raise ValueError(f"dim is {self.dim}, which does not fit the task {self.task}")
+        return self
 
     @property
     def model_id(self) -> str:
@@ -239,11 +256,12 @@ def load_canary(
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path}: {error}") from error
     height, width = bundle.manifest.input_size
+    dim = bundle.manifest.dim
     batch = len(rgb) if rgb.ndim else 0
     for name, array, dtype, shape in (
         ("rgb", rgb, np.uint8, (batch, height, width, 3)),
         ("aux", aux, np.float32, (batch, height, width, 1)),
-        ("expected", expected, np.float32, (batch, *expected.shape[1:])),
+        ("expected", expected, np.float32, (batch, height, width) if dim is None else (batch, dim)),
     ):
         if batch == 0 or array.dtype != dtype or array.shape != shape:
             raise BundleError(

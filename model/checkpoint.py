@@ -61,7 +61,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a reader sees the old file or the whole new one."""
+    """Write atomically: a reader sees the old file or the whole new one.
+
+    A tensor with several names, as in a trunk that both modalities share, is written once.
+    """
+    shared = _shared(checkpoint.state)
     metadata = {
         "format": FORMAT,
         "task": checkpoint.task,
@@ -70,9 +74,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": json.dumps(checkpoint.metrics),
         "commit": checkpoint.commit,
         "licence": checkpoint.licence,
+        "shared": json.dumps(shared),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in checkpoint.state.items()}
+    state = {
+        key: value.detach().cpu().contiguous()
+        for key, value in checkpoint.state.items()
+        if key not in shared
+    }
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         save_file(state, temporary, metadata)
@@ -80,6 +89,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def _shared(state: dict[str, Tensor]) -> dict[str, str]:
+    """Each further name of a tensor, and its first."""
+    first: dict[tuple[object, ...], str] = {}
+    shared = {}
+    for key, value in state.items():
+        tensor = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if first.setdefault(tensor, key) != key:
+            shared[key] = first[tensor]
+    return shared
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -96,6 +116,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no iterator
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read checkpoint {path}: {error}") from error
+    for key, written in json.loads(metadata.get("shared", "{}")).items():
+        state[key] = state[written]
     task = metadata["task"]
     if task not in CONFIGS:
         raise ValueError(f"{path}: unknown task {task!r}; known: {', '.join(CONFIGS)}")

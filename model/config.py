@@ -206,6 +206,11 @@ class ReIDConfig(_Config):
         if self.patch_stride is not None and self.trunk != "vit":
             raise ValueError("patch_stride is for a vit trunk")
 
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in an embedding: the fused, the rgb and the aux part."""
+        return 3 * self.embed_dim
+
 
 Config = SaliencyConfig | ReIDConfig
 

@@ -1,6 +1,7 @@
 """One pair of pictures -> the arrays that every runtime takes; training and serving share it.
 
-Pictures arrive decoded: colour as a Pillow image, depth as a 2-D array at native precision.
+Pictures arrive decoded: colour as a Pillow image, depth and near-infrared as a 2-D array at native
+precision.
 """
 
 from __future__ import annotations
@@ -28,6 +29,29 @@ def prepare_rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = size
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
+
+
+def prepare_nir(nir: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Divide a near-infrared picture by its full range, 255 or 65535, and resize as `prepare_rgb`.
+
+    How bright it is stays visible: nothing is scaled by what the picture holds.
+
+    Args:
+        nir: uint8 or uint16 (H, W), of either byte order; orientation already applied.
+        size: (height, width) in pixels.
+
+    Returns:
+        float32 (H, W, 1) in [0, 1].
+
+    Raises:
+        ValueError: other axes or another dtype.
+    """
+    if nir.ndim != 2:
+        raise ValueError(f"near-infrared must have shape (H, W), got {nir.shape}")
+    if nir.dtype.kind != "u" or nir.dtype.itemsize > 2:
+        raise ValueError(f"near-infrared must be uint8 or uint16, got {nir.dtype}")
+    values = nir.astype(np.float32) / np.float32(np.iinfo(nir.dtype).max)
+    return np.clip(_resize(values, size), 0.0, 1.0)[..., None]
 
 
 def prepare_depth(

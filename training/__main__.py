@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +35,14 @@ def train(
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
     from training.loop import Interrupted, fit
-    from training.recipe import Recipe
+    from training.recipe import Recipe, ReIDRecipe
+    from training.reid import ReIDTask
     from training.saliency import SaliencyTask
 
     try:
         chosen = Recipe.load(recipe, **_parse(changes or []))
-        results = fit(SaliencyTask(chosen), chosen, out, resume=resume)
+        task = ReIDTask(chosen) if isinstance(chosen, ReIDRecipe) else SaliencyTask(chosen)
+        results = fit(task, chosen, out, resume=resume)
     except Interrupted as stop:
         typer.echo(f"{stop}. Continue with --resume.", err=True)
         raise typer.Exit(130) from stop
@@ -50,26 +53,33 @@ def train(
         typer.echo(f"{name:28} {value:.4f}")
 
 
-@app.command("pseudo-label")
-def pseudo_label_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A saliency checkpoint, the teacher.")],
-    photos: Annotated[Path, typer.Option(help="Folder of photos without masks.")],
-    out: Annotated[Path, typer.Option(help="Set to write: gets rgb/ and gt/.")],
-    agreement: Annotated[float, typer.Option(help="Least overlap of views, 0 to 1.")] = 0.85,
+@app.command("label-objects")
+def label_objects_command(
+    photos: Annotated[Path, typer.Argument(help="Folder of ImageNet photos, one a class or more.")],
+    classifier: Annotated[Path, typer.Option(help="timm weights of the trunk's classifier.")],
+    teacher: Annotated[Path, typer.Option(help="A saliency bundle or checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Gets objects/{rgb,gt} and scenes/.")],
+    judgements: Annotated[
+        Path, typer.Option(help="Which proposal was chosen by eye for each photo.")
+    ] = Path("training/recipes/imagenet-objects.csv"),
+    preset: Annotated[str, typer.Option(help="Whose trunk.")] = "saliency-compact",
 ) -> None:
-    """Label photos that the teacher is sure of, as one more set to train on."""
-    from model.checkpoint import load_checkpoint
-    from training.pseudo_label import pseudo_label
+    """Make masks for photos of which only the class is known, as one more set to train on."""
+    from model.config import SaliencyConfig
+    from training.evaluate import open_model
+    from training.object_masks import Classifier, read_judgements, write_objects
 
     try:
-        network = load_checkpoint(checkpoint).build()
+        chosen = read_judgements(judgements)
+        network = Classifier(classifier, SaliencyConfig.preset(preset))
         paths = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".png"))
+        labelled = write_objects(paths, chosen, network, open_model(teacher), out)
+        counts = Counter(track(labelled, total=len(chosen)))
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    labelled = pseudo_label(network, paths, out, agreement=agreement)
-    kept = [path for path, sure in track(labelled, total=len(paths)) if sure]
-    typer.echo(f"kept {len(kept)} of {len(paths)} photos in {out}")
+    for choice, count in sorted(counts.items()):
+        typer.echo(f"{choice:8} {count}")
 
 
 @evaluate.command("saliency")
@@ -94,6 +104,67 @@ def evaluate_saliency_command(
         raise typer.Exit(2) from error
     typer.echo(table(report))
     typer.echo(f"\nscores and figure sheets: {out}")
+
+
+@evaluate.command("reid")
+def evaluate_reid_command(
+    model: Annotated[
+        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    layout: Annotated[
+        str, typer.Option(help="rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for scores.json and the figure sheet.")],
+    conditions: Annotated[
+        bool, typer.Option(help="Also with dark colour, without NIR, without colour.")
+    ] = False,
+    rerank: Annotated[bool, typer.Option(help="Also after k-reciprocal re-ranking.")] = False,
+) -> None:
+    """Print mAP, rank 1, 5, 10 and mINP; write them and a sheet of queries with their top ten."""
+    from training.data.reid_sets import find_trial
+    from training.evaluate import open_model
+    from training.evaluate_reid import describe, evaluate_reid, reid_table
+
+    try:
+        runtime, size = open_model(model, "reid")
+        trial = find_trial(data, layout)  # type: ignore[arg-type] # it names the layouts it knows
+        typer.echo(describe(trial))
+        report = evaluate_reid(
+            runtime, trial, data.name, size, out, conditions=conditions, rerank=rerank
+        )
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(reid_table(report))
+    typer.echo(f"\nscores and figure sheet: {out}")
+
+
+@app.command("fit-nir")
+def fit_nir_command(
+    scenes: Annotated[
+        Path, typer.Argument(help="Folder of aligned pairs, see training/fit_nir.py.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write; the one in training/data/ is what training reads.")
+    ] = Path("training/data/nir_simulator.npz"),
+) -> None:
+    """Fit the near-infrared simulator; print what it and a cubic explain of held-out scenes."""
+    from training.fit_nir import fit_cubic, fit_nir, judge, read_scenes
+
+    try:
+        found = read_scenes(scenes)
+        seen = [scene for scene in found if not scene.held_out]
+        held_out = [scene for scene in found if scene.held_out]
+        fit = fit_nir(seen)
+        report = judge(held_out, fit, fit_cubic(seen))
+        fit.save(out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"fitted to {len(seen)} scenes, judged on {len(held_out)} others; R^2:")
+    for name, value in report.items():
+        typer.echo(f"{name:28} {value:.4f}")
 
 
 def _parse(changes: list[str]) -> dict[str, object]:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from model.bundle import open_bundle
+from model.bundle import BundleError, open_bundle
 from model.checkpoint import load_checkpoint
+from model.config import Task
 from model.preprocessing import DepthConvention, prepare_depth, prepare_rgb
 from model.runtimes.base import Runtime
 from model.runtimes.onnx_runtime import OnnxRuntime
@@ -66,18 +67,23 @@ def _is_set(folder: Path) -> bool:
     return sum(child.is_dir() for child in folder.iterdir()) >= 3
 
 
-def open_model(path: Path) -> tuple[Runtime, tuple[int, int]]:
+def open_model(path: Path, task: Task = "saliency") -> tuple[Runtime, tuple[int, int]]:
     """A runtime for a checkpoint or a bundle, and the (height, width) that it takes in pixels.
 
     Raises:
-        ValueError: `path` is neither, or not of the saliency task.
+        ValueError: `path` is neither, or of another task.
     """
     if path.is_dir():
-        bundle = open_bundle(path)
-        if bundle.manifest.task != "saliency":
+        try:
+            bundle = open_bundle(path)
+        except BundleError as error:
+            raise ValueError(str(error)) from error
+        if bundle.manifest.task != task:
             raise ValueError(f"{path} is a {bundle.manifest.task} bundle")
         return OnnxRuntime(path / "model.onnx"), bundle.manifest.input_size
     checkpoint = load_checkpoint(path)
+    if checkpoint.task != task:
+        raise ValueError(f"{path} is a {checkpoint.task} checkpoint")
     return PyTorchRuntime(checkpoint.build()), checkpoint.config.input_size
 
 

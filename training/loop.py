@@ -104,7 +104,7 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
     ).to(fabric.device)
     optimiser = _optimiser(task.network, recipe)
     network, optimiser = fabric.setup(task.network, optimiser)
-    network.mark_forward_method("logits")
+    network.mark_forward_method(task.forward_method)
     step = 0
     best = -math.inf
     if resume:
@@ -203,7 +203,8 @@ def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Trunks learn slower; biases and norms do not decay; frozen parameters are left out."""
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(recipe.frozen))
+        if name.startswith(recipe.frozen):
+            parameter.requires_grad_(False)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -6,12 +6,18 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.miners import BatchHardMiner
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from model.config import Decoder
+from model.reid import PARTS, ReIDParts
 from model.saliency import SaliencyLogits
 
 Bce = Literal["weighted", "published"]
+Triplet = Literal["soft_margin", "hard"]
 
 LEVEL_WEIGHTS: dict[Decoder, tuple[float, ...]] = {
     # F3Net's: both rounds, then the levels.
@@ -133,3 +139,59 @@ class _Pyramid:
             gt, weight = (F.adaptive_avg_pool2d(x, size) for x in self.full)
             self.maps[size] = gt, weight
         return self.maps[size]
+
+
+class BatchHardTriplet:
+    """Triplet loss of each sample with its farthest positive and its nearest negative.
+
+    Distances are Euclidean, of the features as they are (Hermans et al., "In Defense of the Triplet
+    Loss", 2017). `soft_margin` is log(1 + exp(d_ap - d_an)), `hard` is max(0, d_ap - d_an + 0.3);
+    the mean is over all samples.
+    """
+
+    def __init__(self, kind: Triplet) -> None:
+        distance = LpDistance(normalize_embeddings=False)
+        self._miner = BatchHardMiner(distance=distance)
+        self._loss = TripletMarginLoss(
+            margin=0.0 if kind == "soft_margin" else 0.3,
+            smooth_loss=kind == "soft_margin",
+            distance=distance,
+            reducer=MeanReducer(),
+        )
+
+    def __call__(self, features: Tensor, identity: Tensor) -> Tensor:
+        """Scalar for features (B, C) of `identity` int64 (B,)."""
+        loss: Tensor = self._loss(features, identity, self._miner(features, identity))
+        return loss
+
+
+def reid_loss(
+    parts: ReIDParts,
+    identity: Tensor,
+    triplet: BatchHardTriplet,
+    *,
+    smoothing: float = 0.0,
+    triplet_weight: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy on each part's logits plus triplet loss on its feature, averaged over parts.
+
+    Args:
+        parts: of `ReIDNet.parts`.
+        identity: class of each sample, int64 (B,).
+        triplet: which triplet loss.
+        smoothing: of the cross-entropy's targets, in [0, 1).
+        triplet_weight: of the triplet loss beside the cross-entropy.
+
+    Returns:
+        The total, and its parts for the log.
+    """
+    entropies = [
+        F.cross_entropy(logits.float(), identity, label_smoothing=smoothing)
+        for logits in parts.logits
+    ]
+    triplets = [triplet(feature.float(), identity) for feature in parts.features]
+    entropy, metric = torch.stack(entropies).mean(), torch.stack(triplets).mean()
+    right = (parts.logits[0].argmax(dim=1) == identity).float().mean()
+    log = {f"triplet_{name}": value.detach() for name, value in zip(PARTS, triplets, strict=True)}
+    log |= {"entropy": entropy.detach(), "triplet": metric.detach(), "accuracy": right}
+    return entropy + triplet_weight * metric, log

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from model.config import SaliencyConfig
+from model.config import ReIDConfig, SaliencyConfig, Task
 from model.preprocessing import DepthConvention
-from training.losses import Bce
+from training.data.reid_sets import Layout
+from training.losses import Bce, Triplet
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Where samples come from. Relative paths are relative to the working directory."""
+    """Where saliency samples come from. Relative paths are relative to the working directory."""
 
     source: Literal["foregrounds", "triples"]
     """`foregrounds`: photos with masks, depth simulated; `triples`: `rgb/ depth/ gt/` folders."""
     roots: tuple[Path, ...]
     """Folders of photos or triples; several are trained on together."""
-    pseudo_roots: tuple[Path, ...] = ()
-    """Folders of photos that a network labelled (`foregrounds` only); never judged on."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """How much more often than by the square root of its count a set is drawn, by its name
+    (`foregrounds` only)."""
     backgrounds: Path | None = None
     """Pictures to paste objects onto (`foregrounds` only)."""
     val_root: Path | None = None
@@ -32,25 +34,42 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run. Defaults suit the compact preset on a CPU."""
+class ReIDDataRecipe:
+    """Where re-identification crops come from. Paths are relative to the working directory."""
 
-    data: DataRecipe
-    preset: str = "saliency-compact"
-    """Architecture to start from."""
+    source: Layout
+    """How the data set lies on disk."""
+    roots: tuple[Path, ...]
+    """One folder, the data set's."""
+    val_share: float = 0.1
+    """Share of the training identities, by a hash of their names, that validates; two at least."""
+    synchronous: bool = True
+    """Whether flip, zoom, shift and erasing move both modalities alike."""
+
+    def __post_init__(self) -> None:
+        if len(self.roots) != 1:
+            raise ValueError(f"re-identification trains on one data set, got {len(self.roots)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run: what both tasks choose. Defaults suit the compact presets on a CPU."""
+
+    task: ClassVar[Task]
+
+    preset: str
+    """Architecture to start from; its task is the recipe's."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Changes to the preset, by field of `SaliencyConfig`."""
+    """Changes to the preset, by field of `SaliencyConfig` or `ReIDConfig`."""
     trunk_weights: Path | None = None
     """timm weights (`.safetensors`) that both trunks start from; none: random."""
     start_from: Path | None = None
     """Checkpoint to start from instead; its configuration must be the same."""
-    trunk_blend: float = 0.0
-    """Share of `trunk_weights` that is mixed into the trunks of `start_from`, in [0, 1]: what they
-    knew before and the task's data do not show comes back (Wortsman et al., CVPR 2022)."""
     frozen: tuple[str, ...] = ()
     """Parameters and statistics that never change, by prefix of their module's name."""
     sizes: tuple[int, ...] = (256,)
-    """Sides of the square training pictures in pixels; one is drawn per step."""
+    """Heights of the training pictures in pixels, multiples of 32 (re-identification: 16); one is
+    drawn per step. They are square for saliency, else of the aspect of `input_size`."""
     batch_size: int = 16
     """Samples per step and process."""
     processes: int = 1
@@ -71,10 +90,6 @@ class Recipe:
     """Largest norm of the whole gradient."""
     ema_decay: float = 0.998
     """Of the averaged weights that are validated and saved."""
-    bce: Bce = "weighted"
-    """Cross-entropy inside the structure loss."""
-    focal_weight: float = 0.5
-    """Weight of the supervision of each stream."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     """Arithmetic of forward and backward."""
     workers: int = 2
@@ -88,8 +103,8 @@ class Recipe:
     licence: str = ""
     """Note on the terms of data and initial weights, saved with the checkpoint."""
 
-    @classmethod
-    def load(cls, path: Path, **changes: Any) -> Self:
+    @staticmethod
+    def load(path: Path, **changes: Any) -> SaliencyRecipe | ReIDRecipe:
         """Read a YAML file; `changes` replace its fields.
 
         Raises:
@@ -98,16 +113,23 @@ class Recipe:
         values = yaml.safe_load(path.read_text())
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a mapping, got {type(values).__name__}")
-        return cls.from_dict({**values, **changes})
+        return Recipe.from_dict({**values, **changes})
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`; an unknown key is a `ValueError` that names it."""
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> SaliencyRecipe | ReIDRecipe:
+        """Inverse of `to_dict`; an unknown preset or key is a `ValueError` that names it."""
         data = values.get("data")
         if not isinstance(data, dict) or not {"source", "roots"} <= set(data):
             raise ValueError("expected a `data` section with `source` and `roots`")
-        data = _known(DataRecipe, data)
-        return cls(**{**_known(cls, values), "data": DataRecipe(**data)})
+        preset = values.get("preset", "saliency-compact")
+        if preset in ReIDConfig.presets:
+            reid_data = ReIDDataRecipe(**_known(ReIDDataRecipe, data))
+            return ReIDRecipe(**{**_known(ReIDRecipe, values), "data": reid_data})
+        if preset in SaliencyConfig.presets:
+            triples = DataRecipe(**_known(DataRecipe, data))
+            return SaliencyRecipe(**{**_known(SaliencyRecipe, values), "data": triples})
+        known = (*SaliencyConfig.presets, *ReIDConfig.presets)
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(known)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
@@ -115,10 +137,60 @@ class Recipe:
         assert isinstance(plain, dict)  # noqa: S101 - asdict answers one
         return plain
 
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencyRecipe(Recipe):
+    """A run of the saliency task."""
+
+    task: ClassVar[Task] = "saliency"
+
+    data: DataRecipe
+    preset: str = "saliency-compact"
+    trunk_blend: float = 0.0
+    """Share of `trunk_weights` that is mixed into the trunks of `start_from`, in [0, 1]: what they
+    knew before and the task's data do not show comes back (Wortsman et al., CVPR 2022)."""
+    bce: Bce = "weighted"
+    """Cross-entropy inside the structure loss."""
+    focal_weight: float = 0.5
+    """Weight of the supervision of each stream."""
+
     def network_config(self) -> SaliencyConfig:
         """The preset with this recipe's changes."""
         base = SaliencyConfig.preset(self.preset).to_dict()
         return SaliencyConfig.from_dict({**base, **self.config})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReIDRecipe(Recipe):
+    """A run of the re-identification task."""
+
+    task: ClassVar[Task] = "reid"
+
+    data: ReIDDataRecipe
+    preset: str = "reid-compact"
+    pretrained: bool = False
+    """Whether both trunks start from timm's own weights, downloaded when the run starts."""
+    instances: int = 4
+    """Pictures of each identity in a batch; divides `batch_size`."""
+    smoothing: float = 0.0
+    """Share of the classes' targets that is spread over all identities, in [0, 1)."""
+    triplet: Triplet = "soft_margin"
+    """`soft_margin`: TransReID's; `hard`: hinge with a margin of 0.3."""
+    triplet_weight: float = 1.0
+    """Weight of the triplet loss beside the cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.instances:
+            raise ValueError(
+                f"instances must divide batch_size, got {self.instances} and {self.batch_size}"
+            )
+        if self.pretrained and self.trunk_weights:
+            raise ValueError("trunk_weights and pretrained exclude each other")
+
+    def network_config(self) -> ReIDConfig:
+        """The preset with this recipe's changes; classes are set from the data."""
+        base = ReIDConfig.preset(self.preset).to_dict()
+        return ReIDConfig.from_dict({**base, **self.config})
 
 
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +198,11 @@ def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     unknown = set(values) - set(types)
     if unknown:
         raise ValueError(f"unknown recipe keys: {', '.join(sorted(unknown))}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        if choices and value not in choices:
+            raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
     return {key: _typed(value, types[key]) for key, value in values.items()}
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,11 +12,11 @@ from torch.utils.data import DataLoader
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
 from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, SimulatedDepth, find_photos
-from training.data.sample import Batch, Draw, Steps, collate
+from training.data.sample import Batch, Draw, Steps, collate, loader
 from training.data.triples import HeldOutTriples, TrainTriples, find_triples
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
-from training.recipe import Recipe
+from training.recipe import SaliencyRecipe
 
 
 class SaliencyTask:
@@ -28,7 +26,9 @@ class SaliencyTask:
         ValueError: the data or the initial weights do not fit the recipe.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    forward_method = "logits"
+
+    def __init__(self, recipe: SaliencyRecipe) -> None:
         self.recipe = recipe
         self.config = recipe.network_config()
         torch.manual_seed(recipe.seed)
@@ -45,15 +45,8 @@ class SaliencyTask:
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Batch]:
         """Batches of steps `start` to `stop`."""
-        workers = self.recipe.workers
-        return DataLoader(
-            self.train_set,  # type: ignore[arg-type] # endless: it has no length
-            batch_sampler=Steps(start, stop, self.recipe.batch_size, rank, world_size),
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=_prepare_worker,
-            prefetch_factor=4 if workers else None,
-        )
+        steps = Steps(start, stop, self.recipe.batch_size, rank, world_size)
+        return loader(self.train_set, steps, collate, self.recipe.workers)
 
     def loss(self, network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Structure loss and focal supervision."""
@@ -97,7 +90,7 @@ class SaliencyTask:
 
 
 def _sets(
-    recipe: Recipe,
+    recipe: SaliencyRecipe,
 ) -> tuple[SimulatedDepth | TrainTriples, HeldOutDepth | HeldOutTriples]:
     data, size = recipe.data, recipe.network_config().input_size
     # Processes wait for each other, so all of a step have one size.
@@ -106,9 +99,10 @@ def _sets(
         photos = [photo for root in data.roots for photo in find_photos(root)]
         backgrounds = sorted(data.backgrounds.glob("*.jpg")) if data.backgrounds else []
         train = [photo for photo in photos if not photo.held_out]
-        train += [photo for root in data.pseudo_roots for photo in find_photos(root)]
         held_out = [photo for photo in photos if photo.held_out]
-        return SimulatedDepth(train, backgrounds, draw), HeldOutDepth(held_out, size=size)
+        return SimulatedDepth(train, backgrounds, draw, data.shares), HeldOutDepth(
+            held_out, size=size
+        )
     triples = [triple for root in data.roots for triple in find_triples(root)]
     if data.val_root:
         train_triples, val_triples = triples, find_triples(data.val_root)
@@ -132,11 +126,3 @@ def _blended(
         else value
         for name, value in state.items()
     }
-
-
-def _prepare_worker(_worker: int) -> None:
-    """One thread each, and signals are the training process's to handle."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)

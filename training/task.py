@@ -14,6 +14,8 @@ class Task(Protocol):
 
     network: nn.Module
     """Trained in place."""
+    forward_method: str
+    """The method of `network` that `loss` calls."""
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Any]:
         """Batches of steps `start` to `stop`, each a pure function of its step and rank."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 
 from app import problems
-from app.errors import BadRequest
+from app.routes.form import check_fields
+from app.saliency import SaliencyPredictor
 from app.schemas import SaliencyOptions, SaliencyReport
 from app.service import Service
 
@@ -59,14 +60,10 @@ async def saliency(
 
     Pictures are turned upright by their EXIF orientation, and so is the answer.
     """
-    unknown = sorted(set(await request.form()) - _FIELDS)
-    if unknown:
-        raise BadRequest(
-            f"form field {unknown[0]!r} is unknown; options go into the query", field=unknown[0]
-        )
+    await check_fields(request, _FIELDS)
     service: Service = request.app.state.service
     times = request.state.times
-    predictor = service.predictor("saliency", options.model)
+    predictor = service.predictor(SaliencyPredictor, options.model)
     times.record("receive", times.elapsed())
     answer = await predictor.saliency(await rgb.read(), await depth.read(), options, times)
     headers = {"X-Model-Id": answer.model_id, "X-Depth-Convention": options.depth_convention}

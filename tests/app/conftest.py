@@ -12,8 +12,7 @@ from httpx import ASGITransport, AsyncClient
 from app.main import create_app
 from app.service import MakeRuntime
 from app.settings import Settings
-from model.runtimes.echo import EchoRuntime
-from tests.app.tiny import write_bundle
+from tests.app.tiny import echo, write_bundle
 
 
 @pytest.fixture
@@ -34,6 +33,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def both_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("both")
+    write_bundle(folder / "tiny")
+    write_bundle(folder / "tiny-reid", task="reid")
+    return folder
+
+
 class Serve(Protocol):
     """Starts a service in this process; see the fixture `serve`."""
 
@@ -47,7 +54,7 @@ def serve(bundles: Path) -> Serve:
     @asynccontextmanager
     async def start(
         *,
-        make_runtime: MakeRuntime = lambda _bundle, _settings: EchoRuntime(),
+        make_runtime: MakeRuntime = lambda bundle, _settings: echo(bundle.manifest.task),
         wait: bool = True,
         **settings: Any,
     ) -> AsyncIterator[AsyncClient]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.errors import BadPicture
-from app.images import Limits, decode_pair
+from app.errors import BadPicture, Place
+from app.images import DEPTH, DecodedPair, Limits, Upload, decode_pair
 from tests.app.conftest import Serve
 from tests.app.tiny import (
     SIDE,
@@ -293,6 +293,11 @@ async def test_a_body_that_grows_too_large_is_cut_off(serve: Serve) -> None:
     assert read < 6
 
 
+def decoded(rgb: bytes, depth: bytes, limits: Limits) -> DecodedPair:
+    uploads = Upload(rgb, Place("rgb")), Upload(depth, Place("depth"))
+    return decode_pair(*uploads, DEPTH, limits, resize=False)
+
+
 SEEDS = [
     encoded(noise(20, 24), "JPEG"),
     encoded(noise(20, 24), "WEBP"),
@@ -321,16 +326,16 @@ def test_damaged_files_are_read_or_refused_but_never_crash(
 
     for rgb, depth in ((data, SEEDS[2]), (SEEDS[0], data)):
         try:
-            pictures = decode_pair(rgb, depth, limits, resize=False)
+            pictures = decoded(rgb, depth, limits)
         except BadPicture:
             pass
         else:
-            assert pictures.rgb.size == pictures.depth.shape[::-1]
+            assert pictures.rgb.size == pictures.aux.shape[::-1]
 
 
 def test_decoding_leaves_no_file_open() -> None:
     data = io.BytesIO(encoded(noise()))
 
-    pictures = decode_pair(data.getvalue(), encoded(ramp()), Limits(10_000, 16), resize=False)
+    pictures = decoded(data.getvalue(), encoded(ramp()), Limits(10_000, 16))
 
     assert pictures.rgb.getpixel((0, 0)) == tuple(noise()[0, 0])

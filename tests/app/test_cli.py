@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -12,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import structlog
 from PIL import Image
 from typer.testing import CliRunner
 
 from app.__main__ import cli
-from tests.app.tiny import encoded, noise, pair, ramp, write_bundle
+from tests.app.tiny import crops, embedded, encoded, noise, pair, ramp, write_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,18 @@ def test_check_passes_good_bundles(run: CliRunner) -> None:
 
     assert result.exit_code == 0
     assert "tiny@1: good on onnxruntime, cpu" in result.output
+
+
+def test_check_covers_both_tasks(
+    run: CliRunner, both_bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUTUALFORMER_BUNDLES", str(both_bundles))
+
+    result = run.invoke(cli, ["check"])
+
+    assert result.exit_code == 0
+    assert "tiny@1: good on onnxruntime, cpu" in result.output
+    assert "tiny-reid@1: good on onnxruntime, cpu" in result.output
 
 
 @pytest.mark.parametrize(
@@ -83,6 +98,69 @@ def test_predict_names_the_picture_at_fault(run: CliRunner, tmp_path: Path) -> N
     assert result.exit_code == 1
     assert result.output.startswith("depth: ")
     assert not out.exists()
+
+
+@pytest.fixture
+def crop_files(tmp_path: Path) -> tuple[Path, Path]:
+    paths = tmp_path / "rgb.png", tmp_path / "nir.png"
+    for path, picture in zip(paths, crops(0), strict=True):
+        path.write_bytes(encoded(picture))
+    return paths
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_predict_reid_writes_the_embedding(
+    run: CliRunner,
+    both_bundles: Path,
+    crop_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+) -> None:
+    monkeypatch.setenv("MUTUALFORMER_BUNDLES", str(both_bundles))
+    rgb, nir = crop_files
+    out = rgb.with_name("answer.json")
+
+    result = run.invoke(
+        cli, ["predict", "reid", str(rgb), str(nir), "--out", str(out), "--encoding", encoding]
+    )
+
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    (found,) = report["embeddings"]
+    if encoding == "base64":
+        found = np.frombuffer(base64.b64decode(found), "<f4")
+    assert report["model_id"] == "tiny-reid@1"
+    np.testing.assert_allclose(found, embedded(crops(0))[0], atol=1e-6)  # float32 arithmetic
+
+
+def test_predict_reid_names_the_picture_at_fault(
+    run: CliRunner,
+    both_bundles: Path,
+    crop_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MUTUALFORMER_BUNDLES", str(both_bundles))
+    rgb, _ = crop_files
+    out = rgb.with_name("answer.json")
+
+    result = run.invoke(cli, ["predict", "reid", str(rgb), str(rgb), "--out", str(out)])
+
+    assert result.exit_code == 1
+    assert result.output.startswith("nir: a colour picture is not near-infrared")
+    assert not out.exists()
+
+
+def test_predict_reid_without_its_bundle_says_so(
+    run: CliRunner, crop_files: tuple[Path, Path]
+) -> None:
+    rgb, nir = crop_files
+
+    result = run.invoke(
+        cli, ["predict", "reid", str(rgb), str(nir), "--out", str(rgb.with_name("answer.json"))]
+    )
+
+    assert result.exit_code == 1
+    assert "no bundle serves reid" in result.output
 
 
 def start_server(bundles: Path, port: int) -> subprocess.Popen[bytes]:

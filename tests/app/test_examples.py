@@ -1,8 +1,9 @@
-"""The example pairs: what the files are, that their generator makes them, and that they serve."""
+"""The example pairs: what the files are, that their generators make them, and that they serve."""
 
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 from httpx import AsyncClient
 from numpy.typing import NDArray
 from PIL import Image
+
+from examples.make_vehicles import CAMERAS, SIDE, VEHICLES, crop
+from tests.app.conftest import Serve
+from tests.app.tiny import Part, form
 
 FOLDER = Path(__file__).parents[2] / "examples"
 CONVENTIONS = {"vase": "near_bright", "mug": "metric", "cone": "near_dark"}
@@ -72,3 +77,43 @@ async def test_an_example_is_served(client: AsyncClient, name: str, convention: 
     assert answer.status_code == 200
     assert answer.json()["size"] == {"width": 640, "height": 480}
     assert answer.json()["warnings"] == []
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("vehicle", VEHICLES)
+def test_a_pair_of_crops_has_one_size_and_8_or_16_bits(vehicle: str, camera: str) -> None:
+    rgb = picture(FOLDER / f"{vehicle}_{camera}_rgb.jpg")
+    nir = picture(FOLDER / f"{vehicle}_{camera}_nir.png")
+
+    assert rgb.shape == (SIDE, SIDE, 3)
+    assert nir.shape == (SIDE, SIDE)
+    assert nir.dtype == (np.uint8 if camera == "a" else np.uint16)
+    assert nir.std() > 0.1 * np.iinfo(nir.dtype).max
+
+
+def test_the_generator_makes_the_crops_that_are_here() -> None:
+    rendered = crop("hatchback", "a", nir=True)
+
+    error = 255 * rendered.mean(axis=-1) - picture(FOLDER / "hatchback_a_nir.png")
+    assert np.abs(error).mean() < 0.5  # rounding, which differs between processors
+
+
+def sent(crops: Iterable[str], prefix: str) -> list[Part]:
+    names = list(crops)
+    rgb = [(FOLDER / f"{name}_rgb.jpg").read_bytes() for name in names]
+    return form(rgb, [(FOLDER / f"{name}_nir.png").read_bytes() for name in names], prefix)
+
+
+@pytest.mark.anyio
+async def test_example_crops_find_their_vehicle_again(serve: Serve, both_bundles: Path) -> None:
+    files = [
+        *sent(("van_a", "hatchback_a"), "query_"),
+        *sent(("hatchback_b", "van_b"), "gallery_"),
+    ]
+
+    async with serve(bundles=both_bundles) as client:
+        answer = await client.post("/v1/reid/similarity", files=files)
+
+    report = answer.json()
+    assert [entry["matches"][0]["gallery"] for entry in report["queries"]] == [1, 0]
+    assert report["warnings"] == []

@@ -13,7 +13,7 @@ from httpx import AsyncClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.predictor import Predictor
+from app.saliency import SaliencyPredictor
 from model.preprocessing import prepare_depth, prepare_rgb
 from model.runtimes.echo import EchoRuntime
 from tests.app.conftest import Serve
@@ -391,7 +391,7 @@ async def test_few_decoded_pairs_are_held_at_once(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, most = 0, 0
-    prepare, encode = Predictor._prepare, Predictor._encode
+    prepare, encode = SaliencyPredictor._prepare, SaliencyPredictor._encode
 
     def take(*arguments: Any) -> Any:
         nonlocal held, most
@@ -405,8 +405,8 @@ async def test_few_decoded_pairs_are_held_at_once(
         held -= 1
         return answer
 
-    monkeypatch.setattr(Predictor, "_prepare", take)
-    monkeypatch.setattr(Predictor, "_encode", leave)
+    monkeypatch.setattr(SaliencyPredictor, "_prepare", take)
+    monkeypatch.setattr(SaliencyPredictor, "_encode", leave)
 
     async with serve(decode_threads=2) as client:
         posts = (client.post(URL, files=pair()) for _ in range(24))

@@ -19,7 +19,7 @@ from model.bundle import Bundle
 from model.runtimes.base import Runtime, RuntimeFailure
 from model.runtimes.echo import EchoRuntime
 from tests.app.conftest import Serve
-from tests.app.tiny import pair, write_bundle
+from tests.app.tiny import crop_form, pair, write_bundle
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +133,41 @@ async def test_a_default_model_that_is_not_there_stops_start_up(bundles: Path) -
     failure = await failure_of(Settings(bundles=bundles, default_model="other"))
 
     assert "'other'" in failure
+
+
+@pytest.mark.parametrize(
+    ("chosen", "saliency", "reid"),
+    [
+        (None, "a", "c"),
+        ("b", "b", "c"),
+        ("d", "a", "d"),
+        ("b,d", "b", "d"),
+        (" d , b ", "b", "d"),
+    ],
+)
+async def test_a_default_is_chosen_for_each_task(
+    serve: Serve, tmp_path: Path, chosen: str | None, saliency: str, reid: str
+) -> None:
+    for name, task in (("a", "saliency"), ("b", "saliency"), ("c", "reid"), ("d", "reid")):
+        write_bundle(tmp_path / name, task=task)
+
+    async with serve(bundles=tmp_path, default_model=chosen) as client:
+        found = await client.post("/v1/saliency", files=pair())
+        embedding = await client.post("/v1/reid/embeddings", files=crop_form([0]))
+        listed = (await client.get("/v1/models")).json()["models"]
+
+    assert found.headers["x-model-id"] == f"{saliency}@1"
+    assert embedding.json()["model_id"] == f"{reid}@1"
+    assert {model["name"] for model in listed if model["default"]} == {saliency, reid}
+
+
+async def test_two_defaults_for_one_task_stop_start_up(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_bundle(tmp_path / name)
+
+    failure = await failure_of(Settings(bundles=tmp_path, default_model="a,b"))
+
+    assert "'a' and 'b' for saliency" in failure
 
 
 async def test_a_gpu_that_is_not_there_stops_start_up(bundles: Path) -> None:
@@ -257,6 +292,26 @@ async def test_documentation_can_be_turned_off(serve: Serve) -> None:
 async def test_openapi_describes_answers_and_problems_as_they_are(client: AsyncClient) -> None:
     openapi = (await client.get("/openapi.json")).json()
 
+    for path, schema, fields in (
+        ("/v1/reid/embeddings", "EmbeddingReport", {"rgb", "nir"}),
+        (
+            "/v1/reid/similarity",
+            "SimilarityReport",
+            {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"},
+        ),
+    ):
+        operation = openapi["paths"][path]["post"]
+        content = operation["responses"]["200"]["content"]
+        assert list(content) == ["application/json"]
+        assert content["application/json"]["schema"]["$ref"].endswith(f"/{schema}")
+        assert {"400", "404", "409", "413", "422", "500", "503"} <= set(operation["responses"])
+        body = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
+        form = openapi["components"]["schemas"][body.rsplit("/", 1)[1]]
+        assert set(form["required"]) == set(form["properties"]) == fields
+        for field in form["properties"].values():
+            assert field["type"] == "array"
+            assert field["description"]
+        assert all(parameter["description"] for parameter in operation["parameters"])
     responses = openapi["paths"]["/v1/saliency"]["post"]["responses"]
     assert set(responses["200"]["content"]) == {
         "image/png",

@@ -120,3 +120,42 @@ def test_pairs_are_the_same_every_time_and_differ_by_seed() -> None:
     np.testing.assert_array_equal(aux, again_aux)
     assert not np.array_equal(rgb, other_rgb)
     assert not np.array_equal(aux, other_aux)
+
+
+def vectors(turn: float = 0.0, length: float = 1.0) -> Run:
+    """Embeddings (B, 2) of one angle, `turn` radians off in the white picture, the last."""
+
+    def run(rgb: NDArray[np.uint8], _aux: NDArray[np.float32]) -> NDArray[np.float32]:
+        angle = 0.7 + turn * (rgb.min(axis=(1, 2, 3)) == 255)
+        return (length * np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(np.float32)
+
+    return run
+
+
+def check_vectors(before: Run, after: Run, tolerance: float | None) -> dict[str, Any]:
+    return check_parity(
+        [Stage("trained", before, None), Stage("onnxruntime", after, tolerance)], SIZE
+    )
+
+
+def test_the_direction_of_embeddings_is_measured() -> None:
+    parity = check_vectors(vectors(), vectors(0.1), None)
+
+    step = step_of(parity, "onnxruntime")
+    assert step["min_cosine"] == pytest.approx(np.cos(0.1), abs=1e-6)  # float32
+    assert step["by_batch"]["8"]["min_cosine"] == step["min_cosine"]
+    assert step_of(parity, "batch_invariance")["min_cosine"] == pytest.approx(1, abs=1e-12)
+    assert "min_cosine" not in step_of(check_parity(stages(("x", ECHO, None)), SIZE), "x")
+
+
+def test_embeddings_of_another_direction_fail_however_short_they_are() -> None:
+    # All numbers are under the bar on absolute errors.
+    runs = vectors(length=1e-6), vectors(turn=0.1, length=1e-6)
+
+    with pytest.raises(ParityError, match=r"onnxruntime: cosine 0\.995.*, must be above 0\.99999"):
+        check_vectors(*runs, MAX_ABS_ERROR)
+
+
+def test_embeddings_of_no_direction_fail() -> None:
+    with pytest.raises(ParityError, match=r"cosine nan"):
+        check_vectors(vectors(), vectors(length=0.0), 2.0)

@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.backbone import Pyramid
+from model.backbone import CnnTokens, InterleavedConv, Pyramid
 from model.config import STRIDES
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights"
@@ -119,3 +119,30 @@ def test_the_shared_trunk_weights_load(name: str, in_channels: int) -> None:
 
     after = pyramid.trunk.conv_stem.weight  # type: ignore[union-attr]
     assert not torch.equal(before, after)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(10, 10), (7, 9), (4, 5), (1, 2)])
+def test_an_interleaved_convolution_is_the_dilated_one(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6)
+    ours = InterleavedConv(6, 6, 3, padding=2, dilation=2, groups=6).train()
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    seed = torch.randn(2, 6, *size)
+
+    answers = []
+    for conv in (plain, ours):
+        y = conv(x)
+        answers.append((y, *torch.autograd.grad(y, (x, *conv.parameters()), seed)))
+
+    for expected, answer in zip(*answers, strict=True):
+        torch.testing.assert_close(answer, expected)
+
+
+def test_trunks_at_stride_16_have_interleaved_convolutions() -> None:
+    trunk = CnnTokens("mobilenetv2_100", 32)
+
+    dilated = [m for m in trunk.modules() if isinstance(m, nn.Conv2d) and m.dilation == (2, 2)]
+
+    assert len(dilated) == 3
+    assert all(isinstance(module, InterleavedConv) for module in dilated)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.bundle import BundleError, find_bundles, load_canary, open_bundle, seal_bundle
-from tests.app.tiny import SIDE, manifest_fields, write_bundle
+from tests.app.tiny import DIM, SIDE, manifest_fields, write_bundle
 
 
 @pytest.fixture
@@ -76,6 +76,10 @@ def test_a_path_in_the_list_of_files_is_refused(folder: Path, name: str) -> None
         ({"name": "../tiny"}, "name"),
         ({"files": {}}, "model.onnx"),
         ({"preprocessing": {"preprocess_id": "saliency-99"}}, "preprocess_id"),
+        ({"task": "reid"}, "output is 'saliency', but reid has 'embedding'"),
+        ({"preprocessing": {"preprocess_id": "reid-1"}}, "preprocess_id is 'reid-1'"),
+        ({"preprocessing": {"aux": "full_range"}}, "aux is 'full_range'"),
+        ({"dim": 5}, "dim is 5"),
     ],
 )
 def test_a_manifest_is_read_strictly(folder: Path, changes: dict[str, Any], word: str) -> None:
@@ -153,12 +157,37 @@ def test_the_canary_has_the_shapes_of_the_graph(folder: Path) -> None:
     assert (expected.dtype, expected.shape) == (np.dtype(np.float32), (2, SIDE, SIDE))
 
 
+def test_a_bundle_of_embeddings_says_how_wide_they_are(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "vectors", task="reid")
+
+    assert bundle.manifest.dim == DIM
+    assert bundle.manifest.preprocessing.preprocess_id == "reid-1"
+    assert load_canary(bundle)[2].shape == (2, DIM)
+
+
+def test_embeddings_without_a_width_are_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "vectors", task="reid").path
+    change_manifest(folder, dim=None)
+
+    with pytest.raises(BundleError, match="dim is None"):
+        open_bundle(folder)
+
+
+def test_a_canary_of_another_width_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "vectors", task="reid").path
+    change_manifest(folder, dim=DIM + 1)
+
+    with pytest.raises(BundleError, match="expected is"):
+        load_canary(open_bundle(folder))
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
         ({"rgb": np.zeros((2, SIDE, SIDE, 3))}, "rgb is float64"),
         ({"aux": np.zeros((1, SIDE, SIDE, 1), np.float32)}, "aux is"),
         ({"expected": np.zeros((0, SIDE, SIDE), np.float32)}, "expected is"),
+        ({"expected": np.zeros((2, 5), np.float32)}, "expected is"),
         ({"expected": np.array([None, None])}, "allow_pickle"),
     ],
 )

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import model.checkpoint
 from model.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from model.saliency import SaliencyNet
+from tests.model.test_reid import TINY, network
 from tests.model.tiny import tiny_config
 
 
@@ -44,6 +45,23 @@ def test_a_checkpoint_reads_back_as_written(checkpoint: Checkpoint, tmp_path: Pa
 
     assert replace(read, state={}) == replace(checkpoint, state={})
     torch.testing.assert_close(read.state, dict(checkpoint.state), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_shared_trunk_is_written_once_and_reads_back_whole(tmp_path: Path) -> None:
+    sizes = {}
+    for shared in (False, True):
+        config = replace(TINY, shared_trunk=shared)
+        state = network(config).state_dict()
+        save_checkpoint(tmp_path / "x.safetensors", Checkpoint(config=config, state=state))
+        sizes[shared] = (tmp_path / "x.safetensors").stat().st_size
+
+    read = load_checkpoint(tmp_path / "x.safetensors")
+
+    torch.testing.assert_close(read.state, dict(state), rtol=0, atol=0)
+    read.build()
+    trunk = sum(v.nbytes for key, v in state.items() if key.startswith("trunk_rgb."))
+    assert sizes[False] - sizes[True] > 0.9 * trunk  # names and their listing weigh something
 
 
 @torch.no_grad()

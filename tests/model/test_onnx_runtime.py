@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from model.runtimes.base import OutOfMemory, RuntimeFailure
-from model.runtimes.echo import EchoRuntime
+from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 from model.runtimes.onnx_runtime import OnnxRuntime
-from tests.app.tiny import SIDE, write_onnx
+from tests.app.tiny import SIDE, write_onnx, write_reid_onnx
 
 
 @pytest.fixture
@@ -40,6 +40,16 @@ def test_row_i_answers_row_i(model_path: Path, size: int) -> None:
     np.testing.assert_allclose(answers, EchoRuntime().run(rgb, aux), atol=1e-6)
     alone = np.concatenate([runtime.run(rgb[i : i + 1], aux[i : i + 1]) for i in range(size)])
     np.testing.assert_array_equal(alone, answers)
+
+
+def test_rows_of_embeddings_stay_in_order(tmp_path: Path) -> None:
+    write_reid_onnx(tmp_path / "model.onnx")
+    rgb, aux = batch(8)
+
+    answers = OnnxRuntime(tmp_path / "model.onnx", threads=1).run(rgb, aux)
+
+    # Another order of float32 additions.
+    np.testing.assert_allclose(answers, EchoEmbeddingRuntime().run(rgb, aux), atol=1e-6)
 
 
 def test_it_says_where_it_runs(model_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from model.preprocessing import (
     DepthConvention,
     normalise_depth,
     prepare_depth,
+    prepare_nir,
     prepare_rgb,
     resize_valid,
 )
@@ -130,3 +133,61 @@ def test_colour_is_averaged_when_it_shrinks() -> None:
     rgb = prepare_rgb(Image.fromarray(stripes), (8, 8))
 
     assert abs(rgb.astype(int) - 100).max() <= 4  # the filter is cut at the edges
+
+
+@pytest.mark.parametrize(("dtype", "full"), [("u1", 255), ("<u2", 65535), (">u2", 65535)])
+def test_near_infrared_is_divided_by_its_full_range(dtype: str, full: int) -> None:
+    levels = np.linspace(0, full, 64).astype(dtype).reshape(8, 8)
+
+    nir = prepare_nir(levels, (8, 8))
+
+    assert (nir.dtype, nir.shape) == (np.dtype(np.float32), (8, 8, 1))
+    np.testing.assert_allclose(nir[..., 0], levels / full, atol=1e-7)  # float32
+    assert (nir.min(), nir.max()) == (0, 1)
+
+
+def test_what_near_infrared_holds_does_not_scale_it() -> None:
+    dim = np.full((8, 8), 51, np.uint8)
+    dim[:4] = 102
+
+    nir = prepare_nir(dim, (8, 8))
+
+    np.testing.assert_allclose(np.unique(nir), [0.2, 0.4], atol=1e-7)  # float32
+
+
+def test_near_infrared_and_colour_are_resized_alike() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
+
+    nir = prepare_nir(grey, (32, 16))
+    rgb = prepare_rgb(Image.fromarray(grey), (32, 16))
+
+    # Colour is rounded to whole levels, between the filter's two passes, too.
+    np.testing.assert_allclose(255 * nir, rgb[..., :1], atol=1.01)
+
+
+@settings(deadline=None)
+@given(
+    nir=arrays(
+        st.sampled_from([np.uint8, np.uint16]), array_shapes(min_dims=2, max_dims=2, max_side=9)
+    )
+)
+def test_prepared_near_infrared_is_always_within_0_and_1(nir: np.ndarray[Any, Any]) -> None:
+    values = prepare_nir(nir, (5, 7))
+
+    assert values.shape == (5, 7, 1)
+    assert ((values >= 0) & (values <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4), np.float32), "uint8 or uint16, got float32"),
+        (np.zeros((4, 4), np.int32), "uint8 or uint16, got int32"),
+        (np.zeros((4, 4), np.uint32), "uint8 or uint16, got uint32"),
+        (np.zeros((4, 4), np.bool_), "uint8 or uint16, got bool"),
+    ],
+)
+def test_other_near_infrared_is_refused(values: np.ndarray[Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare_nir(values, (8, 8))

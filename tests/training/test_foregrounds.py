@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from tests.training.scenes import disc
-from training.data.depth_simulator import simulate_depth
+from training.data.depth_simulator import _stand_up, simulate_depth
 from training.data.foregrounds import (
     HeldOutDepth,
     Photo,
@@ -150,3 +150,33 @@ def test_honest_depth_shows_the_object_before_its_rival_more_often() -> None:
 
     # Distractors still follow, and on this plain picture they often cover all that is not object.
     assert nearer(honest=True) > nearer(honest=False) + 0.05
+
+
+def test_a_set_with_a_share_is_drawn_more_often(photos_root: Path) -> None:
+    photos = find_photos(photos_root)
+    draw = Draw((32,), 1, 0)
+
+    def toys(shares: dict[str, float]) -> int:
+        data = SimulatedDepth(photos, [], draw, shares)
+        drawn = [data._photo(np.random.default_rng(seed)).set_name for seed in range(400)]
+        return drawn.count("toys")
+
+    assert 350 < toys({"toys": 20.0}) < 400
+    assert 0 < toys({"toys": 0.05}) < 50
+
+
+def test_a_share_for_a_set_without_photos_is_refused(photos_root: Path) -> None:
+    with pytest.raises(ValueError, match="toyz"):
+        SimulatedDepth(find_photos(photos_root), [], Draw((32,), 1, 0), {"toyz": 2.0})
+
+
+def test_regions_stand_where_they_touch_the_ground() -> None:
+    rgb = np.full((96, 96, 3), 200, np.uint8)
+    rgb[20:60, 30:60] = (20, 20, 120)  # a post on a receding ground
+    ground = np.tile(np.linspace(0, 1, 96, dtype=np.float32)[:, None], (1, 96))
+
+    scenes = [_stand_up(ground, rgb, np.random.default_rng(seed)) for seed in range(20)]
+
+    top, beside = (np.median([scene[24, x] for scene in scenes]) for x in (45, 5))
+    assert abs(top - ground[59, 0]) < 0.1
+    assert abs(beside - ground[24, 0]) < 0.1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.checkpoint import load_checkpoint
 from training.loop import Interrupted, fit
-from training.recipe import DataRecipe, Recipe
+from training.recipe import DataRecipe, Recipe, SaliencyRecipe
 from training.saliency import SaliencyTask
 
 TINY = {
@@ -34,8 +34,8 @@ TINY = {
 
 
 @pytest.fixture
-def recipe(photos_root: Path, backgrounds_root: Path) -> Recipe:
-    return Recipe(
+def recipe(photos_root: Path, backgrounds_root: Path) -> SaliencyRecipe:
+    return SaliencyRecipe(
         data=DataRecipe("foregrounds", (photos_root,), backgrounds=backgrounds_root),
         config=TINY,
         sizes=(32, 64),
@@ -49,14 +49,14 @@ def recipe(photos_root: Path, backgrounds_root: Path) -> Recipe:
     )
 
 
-def train(recipe: Recipe, run: Path, **options: Any) -> dict[str, float]:
+def train(recipe: SaliencyRecipe, run: Path, **options: Any) -> dict[str, float]:
     return fit(SaliencyTask(recipe), recipe, run, **options)
 
 
 class StopsAt(SaliencyTask):
     """Dies in the middle of a step, as a killed process would."""
 
-    def __init__(self, recipe: Recipe, step: int) -> None:
+    def __init__(self, recipe: SaliencyRecipe, step: int) -> None:
         super().__init__(recipe)
         self.left = step
 
@@ -76,7 +76,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_run_that_died_and_resumed_ends_with_the_same_bits(
-    recipe: Recipe, tmp_path: Path, step: int
+    recipe: SaliencyRecipe, tmp_path: Path, step: int
 ) -> None:
     train(recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -88,7 +88,9 @@ def test_a_run_that_died_and_resumed_ends_with_the_same_bits(
     )
 
 
-def test_a_killed_process_resumes_with_the_same_bits(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_killed_process_resumes_with_the_same_bits(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
     longer = replace(recipe, steps=12, workers=1)
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(longer.to_dict()))
@@ -120,7 +122,7 @@ def _steps(run: Path) -> int:
     return int(last["step"])
 
 
-def test_a_signal_saves_the_state_and_stops(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_signal_saves_the_state_and_stops(recipe: SaliencyRecipe, tmp_path: Path) -> None:
     class Signalled(SaliencyTask):
         def loss(self, network: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -136,7 +138,7 @@ def test_a_signal_saves_the_state_and_stops(recipe: Recipe, tmp_path: Path) -> N
 
 
 def test_training_lowers_the_loss_and_leaves_frozen_weights_alone(
-    recipe: Recipe, tmp_path: Path
+    recipe: SaliencyRecipe, tmp_path: Path
 ) -> None:
     longer = replace(recipe, steps=60, lr=3e-3, frozen=("trunk_rgb.trunk.conv_stem",))
     task = SaliencyTask(longer)
@@ -162,7 +164,7 @@ def test_training_lowers_the_loss_and_leaves_frozen_weights_alone(
 
 
 def test_only_trunks_are_moved_back_towards_their_first_weights(
-    recipe: Recipe, tmp_path: Path
+    recipe: SaliencyRecipe, tmp_path: Path
 ) -> None:
     train(recipe, tmp_path / "first")
     trained = tmp_path / "first" / "last.safetensors"
@@ -188,7 +190,9 @@ def test_only_trunks_are_moved_back_towards_their_first_weights(
         torch.testing.assert_close(value, share * state[name], check_dtype=False)
 
 
-def test_a_run_leaves_its_recipe_scores_and_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_run_leaves_its_recipe_scores_and_checkpoint(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
     results = train(recipe, tmp_path)
 
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
@@ -201,26 +205,26 @@ def test_a_run_leaves_its_recipe_scores_and_checkpoint(recipe: Recipe, tmp_path:
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_folder_with_a_run_is_not_overwritten(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_folder_with_a_run_is_not_overwritten(recipe: SaliencyRecipe, tmp_path: Path) -> None:
     train(recipe, tmp_path)
 
     with pytest.raises(ValueError, match="holds a run already"):
         train(recipe, tmp_path)
 
 
-def test_resuming_with_another_recipe_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_resuming_with_another_recipe_is_refused(recipe: SaliencyRecipe, tmp_path: Path) -> None:
     train(recipe, tmp_path)
 
     with pytest.raises(ValueError, match="the recipe differs"):
         train(replace(recipe, lr=1.0), tmp_path, resume=True)
 
 
-def test_resuming_nothing_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+def test_resuming_nothing_is_refused(recipe: SaliencyRecipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume"):
         train(recipe, tmp_path, resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(recipe: SaliencyRecipe, tmp_path: Path) -> None:
     class Broken(SaliencyTask):
         def loss(self, network: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
             loss, parts = super().loss(network, batch)

@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 import training
-from training.recipe import DataRecipe, Recipe
+from training.recipe import (
+    DataRecipe,
+    Recipe,
+    ReIDDataRecipe,
+    ReIDRecipe,
+    SaliencyRecipe,
+)
 
 RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -76,6 +82,40 @@ def test_a_misspelt_key_is_named(values: dict[str, Any], message: str, tmp_path:
 
     with pytest.raises(ValueError, match=message):
         Recipe.load(path).network_config()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bce": "published"}, "unknown recipe keys: bce"),
+        ({"preset": "saliency-compact"}, "source must be one of foregrounds, triples"),
+        ({"data": {"source": "market", "roots": ["x"]}}, "source must be one of rgbn300, "),
+        ({"data": {"source": "folders", "roots": ["x", "y"]}}, "one data set, got 2"),
+        ({"data": {"source": "folders", "roots": ["x"], "backgrounds": "y"}}, "keys: backgrounds"),
+        ({"triplet": "soft"}, "triplet must be one of soft_margin, hard, got 'soft'"),
+        ({"batch_size": 10, "instances": 4}, "instances must divide batch_size"),
+        ({"pretrained": True, "trunk_weights": "x"}, "exclude each other"),
+    ],
+)
+def test_what_does_not_belong_to_re_identification_is_named(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    data = {"source": "folders", "roots": ["data"]}
+    path = write(tmp_path, **{"preset": "reid-compact", "data": data, **values})
+
+    with pytest.raises(ValueError, match=message):
+        Recipe.load(path)
+
+
+def test_the_preset_decides_the_task(tmp_path: Path) -> None:
+    data = {"source": "rgbnt201", "roots": ["data"], "synchronous": False}
+
+    recipe = Recipe.load(write(tmp_path, preset="reid-vit-base", data=data))
+
+    assert isinstance(recipe, ReIDRecipe)
+    assert recipe.data == ReIDDataRecipe("rgbnt201", (Path("data"),), synchronous=False)
+    assert recipe.network_config().backbone == "vit_base_patch16_224"
+    assert isinstance(Recipe.load(write(tmp_path)), SaliencyRecipe)
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n"])

@@ -6,7 +6,7 @@ Layout: `<root>/<set>/{rgb/*.jpg, gt/*.png}`; backgrounds are any pictures in on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,16 +70,29 @@ class SimulatedDepth:
         photos: what to draw from.
         backgrounds: pictures to paste objects onto; empty for no pasting.
         draw: sizes, batches and seed.
+        shares: factor on how often a set is drawn, by its name; 1 where none is given.
+
+    Raises:
+        ValueError: a share is given to a set that has no photos.
     """
 
-    def __init__(self, photos: Sequence[Photo], backgrounds: Sequence[Path], draw: Draw) -> None:
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        backgrounds: Sequence[Path],
+        draw: Draw,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
         self.photos = list(photos)
         self.backgrounds = list(backgrounds)
         self.draw = draw
         # Sets weigh as the square root of their count: a large set does not drown the others.
         names = [photo.set_name for photo in self.photos]
         counts = {name: names.count(name) for name in set(names)}
-        weights = np.array([counts[name] ** -0.5 for name in names])
+        unknown = set(shares or {}) - set(counts)
+        if unknown:
+            raise ValueError(f"shares for {sorted(unknown)}, but the sets are {sorted(counts)}")
+        weights = np.array([(shares or {}).get(name, 1.0) * counts[name] ** -0.5 for name in names])
         self._probabilities = weights / weights.sum()
 
     def __getitem__(self, index: int) -> Sample:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 
 class Sample(NamedTuple):
@@ -46,11 +48,13 @@ class Draw:
     """How an endless data set draws: sample i is a pure function of (seed, i)."""
 
     sizes: tuple[int, ...]
-    """Sides of the square samples in pixels; one is drawn per batch."""
+    """Heights of the samples in pixels; one is drawn per batch."""
     batch_size: int
     """Samples of one step, over all processes; i with equal `i // batch_size` share a size."""
     seed: int
     """Of everything drawn."""
+    aspect: float = 1.0
+    """Width over height of the samples."""
 
     def rng(self, index: int) -> np.random.Generator:
         """Where all chance of sample `index` comes from."""
@@ -59,8 +63,8 @@ class Draw:
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of sample `index`."""
         rng = np.random.default_rng((self.seed, 1, index // self.batch_size))
-        side = self.sizes[int(rng.integers(len(self.sizes)))]
-        return side, side
+        height = self.sizes[int(rng.integers(len(self.sizes)))]
+        return height, round(height * self.aspect / 16) * 16
 
     def shuffled(self, index: int, count: int) -> int:
         """Which of `count` items sample `index` is, in an order shuffled anew each epoch."""
@@ -91,3 +95,32 @@ class Steps(Sampler[list[int]]):
         for step in range(self.start, self.stop):
             first = (step * self.world_size + self.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
+
+
+def loader(
+    samples: Any, steps: Steps, collate: Callable[[Any], Any], workers: int
+) -> DataLoader[Any]:
+    """Batches of `steps`, prepared ahead by `workers` processes of one thread.
+
+    Args:
+        samples: answers sample i as `samples[i]`, without end.
+        steps: which samples make each batch.
+        collate: a list of samples -> a batch.
+        workers: 0 prepares samples in the calling process.
+    """
+    return DataLoader(
+        samples,
+        batch_sampler=steps,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_prepare_worker,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _prepare_worker(_worker: int) -> None:
+    """One thread each, and signals are the training process's to handle."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

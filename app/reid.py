@@ -1,0 +1,234 @@
+"""Pairs of colour and near-infrared crops in, embeddings or ranks out; see `app.predictor`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from app.errors import BadRequest, ModelMismatch, Place
+from app.images import NIR, Upload, decode_pair
+from app.predictor import Answer, Predictor
+from app.schemas import (
+    EmbeddingOptions,
+    EmbeddingReport,
+    Encoding,
+    Match,
+    QueryRanking,
+    SimilarityOptions,
+    SimilarityReport,
+)
+from app.telemetry import StageTimes
+from model.preprocessing import prepare_nir, prepare_rgb
+
+MAX_PAIRS = 64
+"""Most pairs of one request; of a similarity request, queries and gallery together."""
+BATCH = 8
+"""Pairs that are decoded one after another in one place of the room, and run together."""
+
+Pair = tuple[Upload, Upload]
+"""Colour and near-infrared."""
+Vectors = NDArray[np.float32]
+"""(B, D), unit length."""
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """Pairs as the network takes them; the pictures themselves are gone."""
+
+    rgb: NDArray[np.uint8]
+    """(B, H, W, 3)."""
+    aux: NDArray[np.float32]
+    """(B, H, W, 1) in [0, 1]."""
+    warnings: list[str]
+
+
+def pair_up(rgb: Sequence[bytes], nir: Sequence[bytes], fields: tuple[str, str]) -> list[Pair]:
+    """The i-th file of one field with the i-th of the other.
+
+    Raises:
+        BadRequest: the fields hold different numbers of files.
+    """
+    if len(rgb) != len(nir):
+        shorter = fields[0] if len(rgb) < len(nir) else fields[1]
+        raise BadRequest(
+            f"{len(rgb)} pictures in {fields[0]} and {len(nir)} in {fields[1]}; "
+            "each needs its partner, in the same order",
+            field=shorter,
+            index=min(len(rgb), len(nir)),
+        )
+    return [
+        (Upload(colour, Place(fields[0], index)), Upload(grey, Place(fields[1], index)))
+        for index, (colour, grey) in enumerate(zip(rgb, nir, strict=True))
+    ]
+
+
+class ReIDPredictor(Predictor):
+    """Serves one re-identification bundle."""
+
+    task: ClassVar[Literal["saliency", "reid"]] = "reid"
+
+    def expect(self, model_id: str | None) -> None:
+        """Raise `ModelMismatch` unless `model_id` is this bundle's, or none."""
+        mine = self.bundle.manifest.model_id
+        if model_id not in (None, mine):
+            raise ModelMismatch(
+                f"expected {model_id!r}, but {mine!r} would answer; "
+                "embeddings of two models do not compare",
+                field="expect_model",
+            )
+
+    async def embeddings(
+        self, pairs: Sequence[Pair], options: EmbeddingOptions, times: StageTimes
+    ) -> Answer:
+        """Answer the embedding of each pair, in order.
+
+        Raises:
+            BadPicture: a picture cannot be used; of several, the first is named.
+            InferenceFailed: the runtime failed.
+        """
+        vectors, warnings = await self._embed(pairs, times, resize=options.resize)
+        return await self._encode(
+            partial(self._describe, vectors, warnings, options.encoding), warnings, times
+        )
+
+    async def similarity(
+        self,
+        queries: Sequence[Pair],
+        gallery: Sequence[Pair],
+        options: SimilarityOptions,
+        times: StageTimes,
+    ) -> Answer:
+        """Rank the gallery for each query; errors as in `embeddings`."""
+        vectors, warnings = await self._embed([*queries, *gallery], times, resize=options.resize)
+        split = vectors[: len(queries)], vectors[len(queries) :]
+        return await self._encode(
+            partial(self._compare, *split, warnings, options.top_k), warnings, times
+        )
+
+    async def _embed(
+        self, pairs: Sequence[Pair], times: StageTimes, *, resize: bool
+    ) -> tuple[Vectors, list[str]]:
+        """Embed pairs batch by batch, several batches at once; the answers are in order."""
+        tasks = [
+            asyncio.create_task(
+                self._answer(
+                    partial(self._prepare, pairs[start : start + BATCH], resize, times),
+                    lambda rows, batch: (rows, batch.warnings),
+                    times,
+                )
+            )
+            for start in range(0, len(pairs), BATCH)
+        ]
+        try:
+            # In order, so that of several bad pictures the first is named.
+            answers = [await task for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        vectors = np.concatenate([rows for rows, _ in answers])
+        return vectors, [warning for _, warnings in answers for warning in warnings]
+
+    def _prepare(self, pairs: Sequence[Pair], resize: bool, times: StageTimes) -> PreparedBatch:
+        size = self.bundle.manifest.input_size
+        rgb, aux, warnings = [], [], []
+        for colour, grey in pairs:
+            with times.stage("decode"):
+                pair = decode_pair(colour, grey, NIR, self._limits, resize=resize)
+            with times.stage("preprocess"):
+                rgb.append(prepare_rgb(pair.rgb, size))
+                aux.append(prepare_nir(pair.aux, size))
+            warnings += pair.warnings
+            if (rgb[-1] == rgb[-1][0, 0]).all():
+                warnings.append(f"{colour.place} is constant")
+            if pair.aux.min() == pair.aux.max():
+                warnings.append(f"{grey.place} is constant")
+        return PreparedBatch(np.stack(rgb), np.stack(aux), warnings)
+
+    async def _encode(
+        self,
+        report: Callable[[dict[str, float]], BaseModel],
+        warnings: list[str],
+        times: StageTimes,
+    ) -> Answer:
+        def write() -> bytes:
+            timings_ms = times.milliseconds()
+            with times.stage("encode"):
+                return report(timings_ms).model_dump_json().encode()
+
+        body = await asyncio.get_running_loop().run_in_executor(self._workers, write)
+        return Answer(body, "application/json", self.bundle.manifest.model_id, warnings)
+
+    def _describe(
+        self,
+        vectors: Vectors,
+        warnings: list[str],
+        encoding: Encoding,
+        timings_ms: dict[str, float],
+    ) -> EmbeddingReport:
+        manifest = self.bundle.manifest
+        return EmbeddingReport(
+            model_id=manifest.model_id,
+            preprocess_id=manifest.preprocessing.preprocess_id,
+            dim=vectors.shape[1],
+            encoding=encoding,
+            embeddings=_as_base64(vectors) if encoding == "base64" else _as_floats(vectors),
+            warnings=warnings,
+            timings_ms=timings_ms,
+        )
+
+    def _compare(
+        self,
+        queries: Vectors,
+        gallery: Vectors,
+        warnings: list[str],
+        top_k: int | None,
+        timings_ms: dict[str, float],
+    ) -> SimilarityReport:
+        manifest = self.bundle.manifest
+        return SimilarityReport(
+            model_id=manifest.model_id,
+            preprocess_id=manifest.preprocessing.preprocess_id,
+            dim=queries.shape[1],
+            queries=rank(queries, gallery, top_k),
+            warnings=warnings,
+            timings_ms=timings_ms,
+        )
+
+
+def rank(queries: Vectors, gallery: Vectors, top_k: int | None) -> list[QueryRanking]:
+    """The gallery by falling cosine, for each query; equals keep their order.
+
+    Args:
+        queries: (Q, D), unit length.
+        gallery: (G, D), unit length.
+        top_k: how many of the gallery; none: all.
+    """
+    cosines = np.clip(queries.astype(np.float64) @ gallery.T.astype(np.float64), -1, 1)
+    return [
+        QueryRanking(
+            query=query,
+            matches=[
+                Match(gallery=int(index), similarity=float(row[index]))
+                for index in np.argsort(-row, kind="stable")[:top_k]
+            ],
+        )
+        for query, row in enumerate(cosines)
+    ]
+
+
+def _as_floats(vectors: Vectors) -> list[list[float]]:
+    """Shortest decimals that read back as the same float32: half as long as those of a float64."""
+    return [[float(str(value)) for value in row] for row in vectors]
+
+
+def _as_base64(vectors: Vectors) -> list[str]:
+    return [base64.b64encode(row.tobytes()).decode() for row in vectors.astype("<f4")]
