@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,14 @@ class WeightsChoice(StrEnum):
     FLOAT16 = "float16"
 
 
+class PrecisionChoice(StrEnum):
+    """Of products and convolutions."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
 class HardwareChoice(StrEnum):
     """Which cards may load an engine."""
 
@@ -59,6 +68,13 @@ def main(
     weights: Annotated[
         WeightsChoice, typer.Option(help="How weights are stored; float16 halves the file.")
     ] = WeightsChoice.FLOAT32,
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="Of products and convolutions; the rest is fp32.")
+    ] = PrecisionChoice.FP32,
+    judge: Annotated[
+        Path | None,
+        typer.Option(help="NumPy archive of real pairs to judge on, see `export/judge.py`."),
+    ] = None,
     metrics: Annotated[
         Path | None,
         typer.Option(help="JSON of scores by test set, as `python -m training evaluate` writes."),
@@ -69,8 +85,10 @@ def main(
 ) -> None:
     """Turn a checkpoint into a verified bundle; a failed comparison writes nothing."""
     # Imported here, so that --help answers at once.
+    from export.judge import read_pairs
     from export.pack import Options, check_target, export_bundle
     from export.parity import ParityError
+    from export.precision import RangeError
     from export.to_onnx import ConversionError
     from model.bundle import BundleError
     from model.checkpoint import load_checkpoint
@@ -83,16 +101,21 @@ def main(
             opset=opset,
             size=size,
             weights=weights.value,
+            precision=precision.value,
             metrics=_read_metrics(metrics) if metrics else None,
             notes=card.read_text(encoding="utf-8") if card else None,
         )
         check_target(out)
         report(f"reading {checkpoint}")
-        bundle = export_bundle(load_checkpoint(checkpoint), out, options, report)
+        loaded = load_checkpoint(checkpoint)
+        if judge:
+            real = read_pairs(judge, size or loaded.config.input_size)
+            options = replace(options, real=real)
+        bundle = export_bundle(loaded, out, options, report)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    except (ParityError, ConversionError, BundleError, RuntimeFailure) as error:
+    except (ParityError, RangeError, ConversionError, BundleError, RuntimeFailure) as error:
         typer.echo(f"error: {error}\nNothing was written.", err=True)
         raise typer.Exit(1) from error
     report("done")
@@ -100,6 +123,8 @@ def main(
         bar = "" if step["tolerance"] is None else f"  (at most {step['tolerance']:.0e})"
         cosine = f", cosine {step['min_cosine']:.7f}" if "min_cosine" in step else ""
         typer.echo(f"{step['step']:20} max abs error {step['max_abs_error']:.2e}{bar}{cosine}")
+    for reason in bundle.parity["tensorrt"]["refused"]:
+        typer.echo(f"TensorRT would refuse: {reason}", err=True)
     size_bytes = sum(file.stat().st_size for file in out.iterdir())
     typer.echo(f"{bundle.manifest.model_id} in {out}, {size_bytes / 1e6:.1f} MB")
 
@@ -151,7 +176,7 @@ def engine(
     except RuntimeFailure as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    tolerance = opened.canary_tolerance(exact=False)
+    tolerance = opened.canary_tolerance
     typer.echo(
         f"{opened.manifest.model_id}: canary max abs error {error_found:.2e}"
         f"  (at most {tolerance:.0e})"
