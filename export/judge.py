@@ -78,7 +78,7 @@ def _saliency_scores(maps: NDArray[np.float32], gt: NDArray[np.bool_]) -> dict[s
 
     measure = Smeasure()
     for found, truth in zip(maps, gt, strict=True):
-        measure.step(found, truth.astype(np.uint8) * 255, normalize=False)
+        measure.step(found, truth, normalize=False)
     return {
         "mae": float(np.abs(maps.astype(np.float64) - gt).mean()),
         "s_measure": float(measure.get_results()["sm"]),
