@@ -87,6 +87,13 @@ Difference of the answers after each step, on eight formula-made pairs.
 Digests of every file are in `manifest.json`.
 """
 
+_SOURCES = {
+    "foregrounds": "photos with masks, depth simulated",
+    "triples": "colour, depth and mask",
+    "vehicles": "colour crops of vehicles by two cameras, near-infrared simulated",
+}
+"""What a recipe's `data.source` holds; other sources are layouts of re-identification sets."""
+
 _RECIPE_ROWS = {
     "preset": "preset",
     "steps": "steps",
@@ -173,11 +180,8 @@ def training_data(recipe: Mapping[str, Any]) -> list[str]:
     data = recipe.get("data")
     if not isinstance(data, Mapping):
         return []
-    kinds = {
-        "foregrounds": "photos with masks, depth simulated",
-        "triples": "colour, depth and mask",
-    }
-    kind = kinds.get(str(data.get("source")), str(data.get("source")))
+    source = str(data.get("source"))
+    kind = _SOURCES.get(source, f"crops laid out as {source}")
     lines = [f"{PurePath(root).name}: {kind}" for root in data.get("roots", ())]
     if data.get("backgrounds"):
         lines.append(f"{PurePath(data['backgrounds']).name}: backgrounds")

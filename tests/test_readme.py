@@ -116,12 +116,40 @@ def test_the_third_curl_answers_json_about_the_mug(address: str, tmp_path: Path)
 
 @needs_curl
 def test_predicting_without_a_server_answers_the_same(address: str, tmp_path: Path) -> None:
-    (line,) = (block for block in COMMANDS if "app predict" in block)
+    lines = [line for block in COMMANDS for line in block.splitlines()]
+    (line,) = (line for line in lines if "app predict saliency" in line)
     words = line.replace("map.png", str(tmp_path / "alone.png")).split()
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True)
     curl("vase_rgb", address, tmp_path)
 
     assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "map.png").read_bytes()
+
+
+@needs_curl
+def test_the_embedding_curl_answers_what_predicting_without_a_server_does(
+    address: str, tmp_path: Path
+) -> None:
+    curl("reid/embeddings", address, tmp_path)
+    lines = [line for block in COMMANDS for line in block.splitlines()]
+    (line,) = (line for line in lines if "app predict reid" in line)
+    words = line.replace("alone.json", str(tmp_path / "alone.json")).split()
+    subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True)
+
+    served, alone = (
+        json.loads((tmp_path / name).read_text()) for name in ("embedding.json", "alone.json")
+    )
+
+    assert served["embeddings"] == alone["embeddings"]
+    assert np.linalg.norm(served["embeddings"][0]) == pytest.approx(1, abs=1e-6)
+
+
+@needs_curl
+def test_the_similarity_curl_finds_the_van_again(address: str, tmp_path: Path) -> None:
+    curl("reid/similarity", address, tmp_path)
+
+    (ranking,) = json.loads((tmp_path / "ranks.json").read_text())["queries"]
+
+    assert [match["gallery"] for match in ranking["matches"]] == [1, 0]
 
 
 def test_every_setting_and_its_default_is_listed() -> None:

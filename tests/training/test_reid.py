@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
+from model.backbone import CnnTokens
 from model.checkpoint import load_checkpoint
 from model.config import ReIDConfig
 from model.reid import ReIDNet
 from tests.training.crops import TEST, WRITERS
+from training.__main__ import app
 from training.data.reid_sets import Layout, find_trial
 from training.evaluate import open_model
 from training.evaluate_reid import describe, evaluate_reid, reid_table
@@ -292,6 +295,43 @@ def test_conditions_take_away_what_they_say(tmp_path: Path) -> None:
     assert seen == {bytes(kind): len(trial.query) for kind in kinds}
     assert report["t"]["rank1"] == report["t"]["mean_ap"] == 1
     assert report["t, dark RGB"]["rank1"] == report["t, no RGB in the query"]["rank1"] == 1
+
+
+def test_the_command_prints_counts_and_scores(checkpoint: Path, tmp_path: Path) -> None:
+    WRITERS["vehicles"](tmp_path / "data")
+    data = ["--data", str(tmp_path / "data"), "--layout", "vehicles"]
+
+    result = CliRunner().invoke(
+        app, ["evaluate", "reid", str(checkpoint), *data, "--out", str(tmp_path / "out")]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "query: 5 identities, 5 images, 1 cameras" in result.output
+    assert "| data, simulated NIR | 5 | 0 |" in result.output
+    assert (tmp_path / "out" / "scores.json").is_file()
+
+
+def test_the_command_names_a_layout_that_it_does_not_know(checkpoint: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path), "--layout", "market"]
+
+    result = CliRunner().invoke(
+        app, ["evaluate", "reid", str(checkpoint), *data, "--out", str(tmp_path)]
+    )
+
+    assert result.exit_code == 2
+    assert "unknown layout 'market'; known: rgbn300" in result.stderr
+
+
+def test_weights_are_downloaded_only_where_the_recipe_says_so(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(CnnTokens, "load_pretrained", lambda _, name: asked.append(name))
+
+    ReIDTask(recipe_for(folders, "folders"))
+    assert not asked
+    ReIDTask(recipe_for(folders, "folders", pretrained=True))
+    assert asked == ["test_efficientnet"] * 2
 
 
 def test_a_model_of_the_other_task_is_refused(checkpoint: Path) -> None:

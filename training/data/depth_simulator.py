@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Parts = NDArray[np.uint8]
 
 
 def simulate_depth(
@@ -24,7 +25,7 @@ def simulate_depth(
     others: Sequence[Mask] = (),
     *,
     honest: bool = False,
-    rival: Mask | None = None,
+    rival: Parts | None = None,
 ) -> Map:
     """Draw one depth map for a photo.
 
@@ -34,8 +35,9 @@ def simulate_depth(
         rng: where all chance comes from.
         others: masks of other photos, any size, used as shapes of distractors.
         honest: depth shows the object clearly before what is around it; damage still follows.
-        rival: bool (H, W), something in the photo that looks like an object and is not meant; it
-            stands behind the object if depth is `honest`, and only depth tells the two apart.
+        rival: uint8 (H, W), things in the photo that look like an object and are not meant, 0
+            elsewhere; numbered from far to near, or all 1. They stand behind the object if depth
+            is `honest`, and only depth tells them apart.
 
     Returns:
         float32 (H, W) in [0, 1], near = 1, missing = 0, as `model.preprocessing` answers it.
@@ -190,18 +192,23 @@ def _place_object(scene: Map, seen: Map, mask: Mask, rng: np.random.Generator) -
 
 
 def _place_apart(
-    scene: Map, seen: Map, mask: Mask, rival: Mask | None, rng: np.random.Generator
+    scene: Map, seen: Map, mask: Mask, rival: Parts | None, rng: np.random.Generator
 ) -> Map:
     """Put the rival, if any, where it stands in the scene, and the object clearly nearer."""
     depth, behind = scene, 0.0
     if rival is not None and rival.any():
         levels = scene.copy()
-        count, parts = cv2.connectedComponents(rival.astype(np.uint8))
-        for part in range(1, min(count, 9)):
-            level = float(np.median(scene[parts == part])) + rng.uniform(0.0, 0.15)
-            levels[parts == part] = level
-            behind = max(behind, level)
-        outline = _as_sensed(rival, rng)
+        numbered = rival.max() > 1
+        parts = rival if numbered else cv2.connectedComponents(rival)[1]
+        count = int(parts.max())
+        rise = rng.uniform(0.1, 0.6) / count if numbered else 0.0
+        for part in range(1, count + 1):
+            here = parts == part
+            if here.any():
+                level = float(np.median(scene[here])) + rise * part + rng.uniform(0.0, 0.15)
+                levels[here] = level
+                behind = max(behind, level)
+        outline = _as_sensed(rival > 0, rng)
         depth = scene * (1 - outline) + levels * outline
     before = max(float(np.quantile(scene[mask], 0.7)) if mask.any() else 0.5, behind)
     before += rng.uniform(0.15, 0.6)

@@ -112,10 +112,18 @@ class SimulatedDepth:
             rgb, one = _add_rival(rgb, gt, *self._rival(whole, gt, rng), rng)
             rival = np.maximum(rival, one)
         rgb, gt, rival = joint_crop((rgb, gt, rival), gt, self.draw.size(index), rng)
+        near = gt > 127  # what depth shows before the rest
+        parts = (rival > 127).astype(np.uint8)
+        crowded = rng.random()
+        if crowded < 0.12:
+            rgb, parts = stand_in_crowd(rgb, near, rng)
+        elif crowded < 0.22 and self.backgrounds:
+            rgb, support = lie_on_support(rgb, near, self._background(rng), rng)
+            near = near | support
         others = [read_mask(self._photo(rng).gt) > 127 for _ in range(2)]
         # Where the photo alone cannot tell what is meant, depth must.
-        honest = thing or rivals > 0
-        aux = simulate_depth(rgb, gt > 127, rng, others, honest=honest, rival=rival > 127)
+        honest = thing or rivals > 0 or crowded < 0.22
+        aux = simulate_depth(rgb, near, rng, others, honest=honest, rival=parts)
         return Sample(photometric(rgb, rng), aux[..., None], (gt > 127).astype(np.float32))
 
     def _photo(self, rng: np.random.Generator) -> Photo:
@@ -277,6 +285,78 @@ def _add_rival(
     layer[top : top + size[1], left : left + size[0]] = cut_rgb
     alpha = cv2.GaussianBlur(mask, (0, 0), 0.7)[..., None] / 255.0
     return (layer * alpha + rgb * (1 - alpha)).astype(np.uint8), mask
+
+
+def stand_in_crowd(
+    rgb: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Fill the picture with the object's like, so that depth alone says which one is meant.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        mask: bool (H, W), the object; it stays where it is, before all others.
+        rng: where all chance comes from.
+
+    Returns:
+        Colour, and uint8 (H, W): the others, numbered from far to near, 0 elsewhere.
+    """
+    h, w = mask.shape
+    parts = np.zeros((h, w), np.uint8)
+    if not 0.02 < mask.mean() < 0.5:
+        return rgb, parts
+    scene = rgb.copy()
+    rows, columns = np.nonzero(mask)
+    centre = (float(columns.mean()), float(rows.mean()))
+    count = int(rng.integers(4, 17))
+    for part in range(1, count + 1):
+        scale = rng.uniform(0.5, 0.8) + 0.25 * part / count
+        move = cv2.getRotationMatrix2D(centre, rng.normal(0, 25), scale)
+        move[:, 2] += (rng.uniform(0, w) - centre[0], rng.uniform(0, h) - centre[1])
+        if rng.random() < 0.5:
+            move = move @ np.array([[-1, 0, 2 * centre[0]], [0, 1, 0], [0, 0, 1]])
+        here = cv2.warpAffine(mask.view(np.uint8) * 255, move, (w, h)) > 127
+        copy = cv2.warpAffine(rgb, move, (w, h), borderMode=cv2.BORDER_REPLICATE)
+        light = rng.uniform(0.7, 1.1)
+        scene[here] = np.clip(copy[here] * light, 0, 255).astype(np.uint8)
+        parts[here] = part
+    scene[mask] = rgb[mask]
+    parts[mask] = 0
+    return scene, parts
+
+
+def lie_on_support(
+    rgb: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    texture: NDArray[np.uint8],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Lay something under the object that is as near as it, and not meant: a leaf, a plate, a hand.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        mask: bool (H, W), the object.
+        texture: uint8 (h, w, 3), what the support is made of.
+        rng: where all chance comes from.
+
+    Returns:
+        Colour, and bool (H, W): what is seen of the support.
+    """
+    h, w = mask.shape
+    if not 0.02 < mask.mean() < 0.4:
+        return rgb, np.zeros_like(mask)
+    material, _ = make_thing(texture, mask.view(np.uint8) * 255, rng)
+    rows, columns = np.nonzero(mask)
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    grow = rng.uniform(0.7, 1.4, 2)
+    dy = (y - rows.mean() - rng.normal(0, 0.05) * h) / (grow[0] * max(np.ptp(rows), 8))
+    dx = (x - columns.mean() - rng.normal(0, 0.05) * w) / (grow[1] * max(np.ptp(columns), 8))
+    # A round outline with a few lobes.
+    lobes = 1 + rng.uniform(0, 0.25) * np.cos(int(rng.integers(2, 6)) * np.arctan2(dy, dx))
+    shape = dx**2 + dy**2 < (0.75 * lobes) ** 2
+    edge = cv2.GaussianBlur((shape & ~mask).astype(np.float32), (0, 0), 0.7)[..., None]
+    edge[mask] = 0
+    scene = (material * edge + rgb * (1 - edge)).astype(np.uint8)
+    return scene, shape & ~mask
 
 
 def _hash(text: str) -> int:
