@@ -1,8 +1,8 @@
 """Real pairs that a conversion is judged on besides the formula-made ones, and their task's scores.
 
 A file of them is a NumPy archive of prepared inputs: `rgb` uint8 (N, H, W, 3), `aux` float32
-(N, H, W, 1) in [0, 1], and, if known, the truth: `gt` bool (N, H, W) for saliency, `pid` and
-`camid` int (N,) for re-identification.
+(N, H, W, 1) in [0, 1], and, if known, the truth: `gt` bool (M, H, W) of the first M <= N pairs for
+saliency, `pid` and `camid` int (N,) for re-identification. `python -m training pairs` writes one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,18 +44,17 @@ def read_pairs(path: Path, size: tuple[int, int]) -> RealPairs:
         with np.load(path, allow_pickle=False) as arrays:
             rgb, aux = arrays["rgb"], arrays["aux"]
             truths = {name: arrays[name] for name in TRUTHS if name in arrays}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: {error}") from error
     count = len(rgb) if rgb.ndim else 0
-    expected = {
+    expected: dict[str, tuple[NDArray[Any], Any, tuple[int, ...]]] = {
         "rgb": (rgb, np.uint8, (count, *size, 3)),
         "aux": (aux, np.float32, (count, *size, 1)),
-        **{
-            name: (array, np.bool_ if name == "gt" else array.dtype, shape)
-            for name, array in truths.items()
-            for shape in [(count, *size) if name == "gt" else (count,)]
-        },
     }
+    for name, array in truths.items():
+        known = min(array.shape[0], count) if array.ndim else 0
+        gt = name == "gt"
+        expected[name] = (array, np.bool_, (known, *size)) if gt else (array, array.dtype, (count,))
     for name, (array, dtype, shape) in expected.items():
         if count == 0 or array.dtype != dtype or array.shape != shape:
             raise ValueError(
@@ -67,7 +67,7 @@ def read_pairs(path: Path, size: tuple[int, int]) -> RealPairs:
 def scores(pairs: RealPairs, answers: NDArray[np.float32]) -> dict[str, float]:
     """Of these answers, as far as the truth is known: higher is better, but for `mae`."""
     if answers.ndim == 3 and pairs.gt is not None:
-        return _saliency_scores(answers, pairs.gt)
+        return _saliency_scores(answers[: len(pairs.gt)], pairs.gt)
     if answers.ndim == 2 and pairs.pid is not None and pairs.camid is not None:
         return _reid_scores(answers, pairs.pid, pairs.camid)
     return {}

@@ -26,6 +26,14 @@ def test_maps_are_scored_against_their_masks() -> None:
     assert wrong["s_measure"] < 0.5
 
 
+def test_pairs_without_a_mask_do_not_count() -> None:
+    gt = np.zeros((3, 8, 6), bool)
+    gt[:, 2:6, 1:4] = True
+    maps = np.concatenate([gt, np.ones((1, 8, 6), bool)]).astype(np.float32)
+
+    assert scores(RealPairs("some.npz", RGB, AUX, gt=gt), maps)["mae"] == 0
+
+
 def test_embeddings_are_scored_by_search_across_cameras() -> None:
     """Two individuals before two cameras; the nearest, of the same camera, must not count."""
     pairs = RealPairs("x", RGB, AUX, pid=np.array([0, 0, 1, 1]), camid=np.array([0, 1, 0, 1]))
@@ -52,6 +60,9 @@ def test_without_truth_there_are_no_scores() -> None:
         ({"aux": AUX[:3]}, "aux is float32 "),
         ({"aux": AUX[..., 0]}, "aux is float32 "),
         ({"gt": np.zeros((4, 8, 6))}, "gt is float64"),
+        ({"gt": np.zeros((5, 8, 6), bool)}, "gt is bool"),
+        ({"gt": np.zeros((4, 8), bool)}, "gt is bool"),
+        ({"gt": np.array(True)}, "gt is bool"),
         ({"pid": np.zeros(3, int)}, "pid is int64"),
         ({"rgb": RGB[:0], "aux": AUX[:0]}, "at least one row"),
     ],
