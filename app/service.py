@@ -51,6 +51,7 @@ def make_runtime(bundle: Bundle, settings: Settings) -> Runtime:
         device=settings.device,
         provider_policy=settings.provider_policy,
         threads=settings.threads,
+        memory_limit_bytes=settings.gpu_memory_bytes,
     )
 
 

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Folder of TensorRT engines; `mutualformer/engines` in the user's cache folder if unset."""
     provider_policy: Literal["strict", "fallback"] = "strict"
     """`strict`: the device or no start; `fallback`: the CPU, shown in `/v1/models`, if it fails."""
+    gpu_memory_bytes: int | None = Field(default=None, ge=2**20)
+    """Most that ONNX Runtime takes of a GPU for each bundle, in bytes; no limit if unset."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads within one operator on a CPU; the runtime chooses if unset."""
     decode_threads: int = Field(default=2, ge=1, le=256)

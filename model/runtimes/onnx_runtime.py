@@ -18,7 +18,6 @@ _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExe
 _INPUTS = {"rgb", "aux"}
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory", "bad_alloc")
 """What its messages say; its exceptions do not tell."""
-ConvSearch = Literal["exhaustive", "heuristic", "default"]
 
 
 class OnnxRuntime:
@@ -34,7 +33,6 @@ class OnnxRuntime:
         provider_policy: ProviderPolicy = "strict",
         threads: int | None = None,
         memory_limit_bytes: int | None = None,
-        conv_search: ConvSearch = "heuristic",
     ) -> None:
         """Load the graph.
 
@@ -45,8 +43,6 @@ class OnnxRuntime:
                 `fallback` takes the CPU and says so in `device`.
             threads: within one operator on a CPU; ONNX Runtime chooses by default.
             memory_limit_bytes: most that its arena takes of a GPU; all of it by default.
-            conv_search: how cuDNN's convolutions are chosen on a GPU; `exhaustive` times them
-                anew for every batch size that it meets.
 
         Raises:
             RuntimeFailure: the graph does not load, is not of this kind, or the device is absent.
@@ -58,9 +54,7 @@ class OnnxRuntime:
             options.intra_op_num_threads = threads
         # Asked for a provider outside its build, onnxruntime warns and gives a CPU session.
         built = ort.get_available_providers()
-        settings: dict[str, dict[str, str]] = {
-            _PROVIDERS["cuda"]: _cuda_settings(memory_limit_bytes, conv_search)
-        }
+        settings = {_PROVIDERS["cuda"]: _cuda_settings(memory_limit_bytes)}
         providers = [
             (name, settings.get(name, {}))
             for name in dict.fromkeys([wanted, _PROVIDERS["cpu"]])
@@ -85,8 +79,6 @@ class OnnxRuntime:
                 f"got {sorted(inputs)} and {outputs}"
             )
         self._output: str = outputs[0]
-        self._on_device: dict[int, dict[str, Any]] = {}
-        """Inputs on a GPU, by batch size: a run copies into them, and allocates nothing."""
 
     def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `Runtime.run`."""
@@ -101,7 +93,6 @@ class OnnxRuntime:
 
     def close(self) -> None:
         """Free the session."""
-        self._on_device.clear()
         self._session = None
 
     def _run(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
@@ -109,33 +100,26 @@ class OnnxRuntime:
         return np.asarray(output)
 
     def _run_bound(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """Through inputs that stay on the device, and an output that is copied once."""
+        """Inputs and output are in the device's memory, out of its arena, and copied once each."""
         kind, _, number = self.device.partition(":")
         place = (kind, int(number or 0))
-        rows = len(inputs["rgb"])
-        bound = self._on_device.get(rows)
-        if bound is None:
-            bound = {
-                name: ort.OrtValue.ortvalue_from_numpy(array, *place)
-                for name, array in inputs.items()
-            }
-            self._on_device[rows] = bound
         binding = self._session.io_binding()
         for name, array in inputs.items():
-            bound[name].update_inplace(np.ascontiguousarray(array))
-            binding.bind_ortvalue_input(name, bound[name])
+            on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *place)
+            binding.bind_ortvalue_input(name, on_device)
         binding.bind_output(self._output, *place)
         self._session.run_with_iobinding(binding)
         (output,) = binding.copy_outputs_to_cpu()
         return np.asarray(output)
 
 
-def _cuda_settings(memory_limit_bytes: int | None, conv_search: ConvSearch) -> dict[str, str]:
+def _cuda_settings(memory_limit_bytes: int | None) -> dict[str, str]:
     settings = {
         "device_id": "0",
         # Grows by what is asked for: by powers of two it would keep up to twice that.
         "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": conv_search.upper(),
+        # `EXHAUSTIVE`, the default, times every convolution anew at each batch size that it meets.
+        "cudnn_conv_algo_search": "HEURISTIC",
         # float32 means float32, as in the certificate.
         "use_tf32": "0",
     }
