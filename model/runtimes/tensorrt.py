@@ -8,6 +8,7 @@ context had; all share one scratch memory, since the stream runs them one after 
 from __future__ import annotations
 
 import ctypes
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,15 @@ class TensorRTRuntime:
         """
         options = options or EngineOptions()
         self.device = "cuda:0"
+        with ExitStack() as resources:  # freed again if anything below fails
+            self._resources = resources
+            self._load(model_path, options, folder or default_folder(), report)
+            self._resources = resources.pop_all()
+
+    def _load(self, model_path: Path, options: EngineOptions, folder: Path, report: Report) -> None:
         self._trt, self._cuda = _packages()
         try:
-            plan = ensure_engine(
-                model_path, this_machine(), options, folder or default_folder(), report
-            )
+            plan = ensure_engine(model_path, this_machine(), options, folder, report)
         except EngineError as error:
             raise RuntimeFailure(str(error)) from error
         self._logger = self._trt.Logger(self._trt.Logger.WARNING)
@@ -87,8 +92,9 @@ class TensorRTRuntime:
         self._max_batch = options.max_batch
         self._buffers = {name: self._buffer(name) for name in self._tensor_names(model_path)}
         self._stream = self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
+        self._resources.callback(self._call, "cudaStreamDestroy", self._stream)
         self._scratch_bytes = max(int(self._engine.device_memory_size_v2), 256)
-        self._scratch = self._call("cudaMalloc", self._scratch_bytes)
+        self._scratch = self._allocate("cudaMalloc", "cudaFree", self._scratch_bytes)
         self._buckets = [self._bucket(batch) for batch in buckets(options.max_batch)]
 
     def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -115,17 +121,16 @@ class TensorRTRuntime:
 
     def close(self) -> None:
         """Free the engine, its buffers and the stream."""
-        for bucket in self._buckets:
-            if bucket.graph is not None:
-                self._call("cudaGraphExecDestroy", bucket.graph)
         self._buckets.clear()
-        for buffer in self._buffers.values():
-            self._call("cudaFree", buffer.device)
-            self._call("cudaFreeHost", buffer.host_address)
         self._buffers.clear()
-        self._call("cudaFree", self._scratch)
-        self._call("cudaStreamDestroy", self._stream)
+        self._resources.close()
         self._engine = self._runtime = None
+
+    def _allocate(self, take: str, give_back: str, size_bytes: int) -> int:
+        """Address of a block of memory that `close` frees."""
+        address = int(self._call(take, size_bytes))
+        self._resources.callback(self._call, give_back, address)
+        return address
 
     def _tensor_names(self, model_path: Path) -> list[str]:
         engine = self._engine
@@ -146,11 +151,12 @@ class TensorRTRuntime:
             raise RuntimeFailure(f"{name}: expected {dtype} and fixed height and width, got {row}")
         shape = (self._max_batch, *row)
         row_bytes = int(np.prod(row)) * dtype.itemsize
-        address = int(self._call("cudaMallocHost", row_bytes * self._max_batch))
-        block = (ctypes.c_uint8 * (row_bytes * self._max_batch)).from_address(address)
+        size_bytes = row_bytes * self._max_batch
+        address = self._allocate("cudaMallocHost", "cudaFreeHost", size_bytes)
+        block = (ctypes.c_uint8 * size_bytes).from_address(address)
         host = np.ctypeslib.as_array(block).view(dtype).reshape(shape)
         host[:] = 0
-        device = int(self._call("cudaMalloc", row_bytes * self._max_batch))
+        device = self._allocate("cudaMalloc", "cudaFree", size_bytes)
         return _Buffer(host, address, device, row_bytes)
 
     def _bucket(self, batch: int) -> _Bucket:
@@ -158,7 +164,7 @@ class TensorRTRuntime:
         context = self._engine.create_execution_context(strategy)
         if context is None:
             raise OutOfMemory(f"TensorRT made no context for {batch} rows")
-        context.set_device_memory(int(self._scratch), self._scratch_bytes)
+        context.set_device_memory(self._scratch, self._scratch_bytes)
         for name, buffer in self._buffers.items():
             if name in _INPUTS and not context.set_input_shape(
                 name, (batch, *buffer.host.shape[1:])
@@ -183,6 +189,7 @@ class TensorRTRuntime:
             return None
         graph = self._call("cudaStreamEndCapture", self._stream)
         executable = self._call("cudaGraphInstantiate", graph, 0)
+        self._resources.callback(self._call, "cudaGraphExecDestroy", executable)
         self._call("cudaGraphDestroy", graph)
         return executable
 

@@ -105,6 +105,16 @@ def test_too_little_memory_is_said_as_such(model: Path) -> None:
         runtime(model)
 
 
+@pytest.mark.parametrize("free_bytes", [2000, 4000])
+def test_a_start_that_fails_half_way_frees_what_it_took(model: Path, free_bytes: int) -> None:
+    CUDA.free_bytes = free_bytes
+
+    with pytest.raises(OutOfMemory):
+        runtime(model)
+
+    assert (CUDA.blocks, CUDA.live, CUDA.free_bytes) == ({}, 0, free_bytes)
+
+
 def test_a_fault_of_the_card_is_a_failure(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = runtime(model)
     fault = (CUDA.cudaError_t.cudaErrorIllegalAddress,)
