@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from export.graph import tidy
 from export.operators import refused
-from export.pack import Conversion
-from export.precision import lower
+from export.pack import Conversion, Options, convert
+from export.precision import Low, lower
+from model.checkpoint import Checkpoint
+from model.config import Config, ReIDConfig, SaliencyConfig
+from model.reid import ReIDNet
+from model.saliency import SaliencyNet
+
+BUNDLES = Path(__file__).parents[2] / "bundles"
+LOW: tuple[Low, ...] = ("fp16", "bf16")
 
 
 def one(node: onnx.NodeProto, kind: int = TensorProto.FLOAT, opset: int = 20) -> ModelProto:
@@ -20,14 +30,36 @@ def one(node: onnx.NodeProto, kind: int = TensorProto.FLOAT, opset: int = 20) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_tensorrt_accepts_every_node_and_type(conversion: Conversion, precision: str) -> None:
-    model = conversion.model
-    if precision != "fp32":
-        model = lower(model, precision)  # type: ignore[arg-type]
+def assert_accepted(model: ModelProto) -> None:
+    """As float32, and in 16 bits."""
+    for each in (model, *(lower(model, precision) for precision in LOW)):
+        onnx.checker.check_model(each, full_check=True)
+        assert refused(each) == []
 
-    onnx.checker.check_model(model, full_check=True)
-    assert refused(model) == []
+
+def test_tensorrt_accepts_every_node_and_type(conversion: Conversion) -> None:
+    assert_accepted(conversion.model)
+
+
+@pytest.mark.parametrize("name", ["saliency-compact", "reid-compact"])
+def test_tensorrt_accepts_the_shipped_networks(name: str) -> None:
+    """Tidied anew, in case that they were exported before `tidy` was written."""
+    assert_accepted(tidy(onnx.load(BUNDLES / name / "model.onnx")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["saliency-resnet50", "reid-vit-base"])
+def test_tensorrt_accepts_the_large_presets(name: str) -> None:
+    config: Config
+    network: SaliencyNet | ReIDNet
+    if name.startswith("reid"):
+        config = ReIDConfig.preset(name)
+        network = ReIDNet(config)
+    else:
+        config = SaliencyConfig.preset(name)
+        network = SaliencyNet(config)
+
+    assert_accepted(convert(Checkpoint(config, network.state_dict()), Options()).model)
 
 
 @pytest.mark.parametrize(
