@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from export.parity import Run
+    from model.bundle import Bundle
 
 
 class _CheckpointUnlessNamed(TyperGroup):
@@ -145,10 +151,19 @@ def engine(
     engines: Annotated[
         Path | None, typer.Option(help="Where engines are kept.", show_default="the user's cache")
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="JSON to write: the engine against the graph at batch 1, 3 and most."),
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="Real pairs to judge on besides, for the certificate.")
+    ] = None,
 ) -> None:
     """Build the TensorRT engine of a bundle for the card at hand, and try it on the canary."""
     import numpy as np
 
+    from export.judge import read_pairs
+    from export.parity import ParityError, check_engine
     from model.bundle import BundleError, load_canary, open_bundle
     from model.engines import EngineOptions
     from model.runtimes.base import RuntimeFailure
@@ -166,14 +181,20 @@ def engine(
         )
         opened = open_bundle(bundle)
         rgb, aux, expected = load_canary(opened)
+        real = read_pairs(judge, opened.manifest.input_size) if judge else None
     except (ValueError, BundleError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     try:
         runtime = TensorRTRuntime(opened.model_path, options=options, folder=engines, report=report)
         error_found = float(np.abs(runtime.run(rgb, aux) - expected).max())
+        if certificate:
+            report("comparing with the graph on the CPU")
+            with _graph_on_cpu(opened) as graph:
+                found = check_engine(graph, runtime.run, opened, max_batch, real)
+            certificate.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         runtime.close()
-    except RuntimeFailure as error:
+    except (RuntimeFailure, ParityError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     tolerance = opened.canary_tolerance
@@ -184,6 +205,25 @@ def engine(
     if not error_found <= tolerance:
         typer.echo("error: the engine does not answer as the exporter's graph does", err=True)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _graph_on_cpu(bundle: Bundle) -> Iterator[Run]:
+    """What runs a bundle's graph; a bfloat16 one is emulated, which takes the extra train."""
+    from model.runtimes.onnx_runtime import OnnxRuntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = bundle.model_path
+        if bundle.manifest.precision == "bf16":
+            import onnx
+
+            from export.precision import emulate
+
+            path = Path(folder) / "emulated.onnx"
+            onnx.save(emulate(onnx.load(bundle.model_path)), path)
+        runtime = OnnxRuntime(path)
+        yield runtime.run
+        runtime.close()
 
 
 def _reporter() -> Callable[[str], None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from export.inputs import parity_pairs
 from export.judge import RealPairs, scores
+from model.bundle import Bundle
 
 Array = NDArray[np.float32]
 Run = Callable[[NDArray[np.uint8], Array], Array]
 """`rgb` and `aux` in, one answer per row out."""
 
+PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
 BATCHES = (1, 3, 8)
 """Alone, an odd number, a full batch."""
 MAX_ABS_ERROR = 1e-5
@@ -52,7 +55,12 @@ class Stage:
 
 
 def check_parity(
-    stages: Sequence[Stage], size: tuple[int, int], real: RealPairs | None = None
+    stages: Sequence[Stage],
+    size: tuple[int, int],
+    real: RealPairs | None = None,
+    *,
+    batches: Sequence[int] = BATCHES,
+    batch_effect: float = MAX_BATCH_EFFECT,
 ) -> dict[str, Any]:
     """Compare every stage with the one before, and the last with the first.
 
@@ -63,6 +71,8 @@ def check_parity(
         size: (height, width) of the inputs.
         real: pairs to judge on besides the formula-made ones, of which the task's scores of every
             stage are taken as well.
+        batches: sizes to compare at.
+        batch_effect: how far an answer of the last stage may depend on its batch-mates.
 
     Returns:
         The certificate: the content of `parity.json`.
@@ -72,45 +82,85 @@ def check_parity(
     """
     rgb, aux = parity_pairs(size)
     # Every batch starts at another row, so that a row is seen in several places.
-    rows = {batch: slice(len(rgb) - batch, None) for batch in BATCHES}
+    rows = {batch: np.arange(-batch, 0) % len(rgb) for batch in batches}
     answers = [
-        {batch: stage.run(rgb[rows[batch]], aux[rows[batch]]) for batch in BATCHES}
+        {batch: stage.run(rgb[rows[batch]], aux[rows[batch]]) for batch in batches}
         for stage in stages
     ]
-    on_real = [_in_batches(stage.run, real) for stage in stages] if real else []
+    on_real = (
+        [{batch: _in_batches(stage.run, real, batch) for batch in batches} for stage in stages]
+        if real
+        else []
+    )
     steps = [
         _step(stage, before, after)
         for stage, before, after in zip(stages[1:], answers, answers[1:], strict=False)
     ]
     for step, before, after in zip(steps, on_real, on_real[1:], strict=False):
-        step["real"] = _errors(step["step"], before, after)
+        step["real"] = _compared(step["step"], before, after)
     judged = all(stage.tolerance is not None for stage in stages[1:])
     low = any(stage.low for stage in stages)
     overall = Stage("end_to_end", stages[-1].run, MAX_ABS_ERROR if judged else None, low)
     steps.append(_step(overall, answers[0], answers[-1]))
     if real:
-        steps[-1]["real"] = _errors("end_to_end", on_real[0], on_real[-1])
-    last, full = stages[-1].run, answers[-1][max(BATCHES)]
+        steps[-1]["real"] = _compared("end_to_end", on_real[0], on_real[-1])
+    last, most = stages[-1].run, max(batches)
     alone = np.concatenate([last(rgb[i : i + 1], aux[i : i + 1]) for i in range(len(rgb))])
-    invariance = Stage("batch_invariance", last, MAX_BATCH_EFFECT)
-    steps.append(_step(invariance, {len(rgb): alone}, {len(rgb): full}))
+    invariance = Stage("batch_invariance", last, batch_effect)
+    steps.append(_step(invariance, {most: alone[rows[most]]}, {most: answers[-1][most]}))
     _judge(steps)
     return {
         "steps": steps,
         **(_on_task(stages, real, on_real) if real else {}),
-        "canary_tolerance": _canary_tolerance(steps, low),
+        "canary_tolerance": _canary_tolerance(steps),
         "inputs": "export.inputs.parity_pairs",
-        "batches": list(BATCHES),
+        "batches": list(batches),
         "size": list(size),
-        "versions": {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")},
+        "versions": _versions(),
         "machine": platform.machine(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
 
-def _in_batches(run: Run, real: RealPairs) -> Array:
-    """Answers of all pairs, a full batch at a time."""
-    size = max(BATCHES)
+def check_engine(
+    graph: Run,
+    engine: Run,
+    bundle: Bundle,
+    most: int,
+    real: RealPairs | None = None,
+) -> dict[str, Any]:
+    """Compare an engine with the graph that it was built from, at batch 1, 3 and `most`.
+
+    Kernels differ from batch to batch, so the canary's tolerance is the bar of everything.
+
+    Returns:
+        The engine's certificate, as `check_parity` has it.
+
+    Raises:
+        ParityError: a difference exceeds its tolerance.
+    """
+    bar = bundle.canary_tolerance
+    low = bundle.manifest.precision != "fp32"
+    return check_parity(
+        [Stage("graph", graph, None), Stage("engine", engine, bar, low)],
+        bundle.manifest.input_size,
+        real,
+        batches=sorted({1, min(3, most), most}),
+        batch_effect=bar,
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of what may have taken part, as far as it is installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _in_batches(run: Run, real: RealPairs, size: int) -> Array:
+    """Answers of all pairs, `size` at a time."""
     parts = [
         run(real.rgb[start : start + size], real.aux[start : start + size])
         for start in range(0, len(real), size)
@@ -118,35 +168,48 @@ def _in_batches(run: Run, real: RealPairs) -> Array:
     return np.concatenate(parts)
 
 
-def _on_task(stages: Sequence[Stage], real: RealPairs, answers: Sequence[Array]) -> dict[str, Any]:
+def _on_task(
+    stages: Sequence[Stage], real: RealPairs, answers: Sequence[dict[int, Array]]
+) -> dict[str, Any]:
     return {
         "real": {
             "file": real.name,
             "pairs": len(real),
             "scores": {
-                stage.name: scores(real, each) for stage, each in zip(stages, answers, strict=True)
+                stage.name: scores(real, each[max(each)])
+                for stage, each in zip(stages, answers, strict=True)
             },
         }
     }
 
 
-def _canary_tolerance(steps: Sequence[dict[str, Any]], low: bool) -> float:
+def _canary_tolerance(steps: Sequence[dict[str, Any]]) -> float:
     """How far another machine's answers to the canary may be from the exporter's.
 
     Torch and ONNX Runtime compute the same float32 sums in two orders; a hundred times their
     difference is far from any mistake, and any other machine's kernels are well within. In 16 bits
     another order rounds elsewhere, by about as much as rounding costs at all; twice that.
     """
+    for step in steps:
+        if step["low"]:
+            return float(max(2 * step["max_abs_error"], 1e-3))
     errors = {step["step"]: step["max_abs_error"] for step in steps}
-    if low:
-        return float(max(2 * next(s["max_abs_error"] for s in steps if s["low"]), 1e-3))
     return float(max(100 * errors.get("onnxruntime", 0.0), 1e-4))
 
 
 def _step(stage: Stage, before: dict[int, Array], after: dict[int, Array]) -> dict[str, Any]:
+    return {
+        "step": stage.name,
+        "tolerance": stage.tolerance,
+        "low": stage.low,
+        **_compared(stage.name, before, after),
+    }
+
+
+def _compared(name: str, before: dict[int, Array], after: dict[int, Array]) -> dict[str, Any]:
+    """Errors at every batch size, and the worst and the mean of them."""
     by_batch = {
-        str(batch): _errors(stage.name, expected, after[batch])
-        for batch, expected in before.items()
+        str(batch): _errors(name, expected, after[batch]) for batch, expected in before.items()
     }
     overall: dict[str, Callable[[list[float]], Any]] = {
         "max_abs_error": np.max,
@@ -154,9 +217,6 @@ def _step(stage: Stage, before: dict[int, Array], after: dict[int, Array]) -> di
         "min_cosine": np.min,
     }
     return {
-        "step": stage.name,
-        "tolerance": stage.tolerance,
-        "low": stage.low,
         **{
             measure: float(of_all([each[measure] for each in by_batch.values()]))
             for measure, of_all in overall.items()

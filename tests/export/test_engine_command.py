@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from export.__main__ import app
+from export.inputs import scenes
 from model.bundle import Bundle
 from model.engines import EngineOptions
 from model.runtimes import tensorrt
 from model.runtimes.base import RuntimeFailure
 from model.runtimes.echo import EchoRuntime
-from tests.app.tiny import write_bundle
+from tests.app.tiny import SIDE, write_bundle
 
 
 class FakeRuntime(EchoRuntime):
@@ -71,6 +73,50 @@ def test_an_engine_that_answers_otherwise_is_an_error(
 
     assert result.exit_code == 1
     assert "does not answer as the exporter's graph does" in result.output
+
+
+def pairs_file(folder: Path) -> Path:
+    rgb, aux = scenes(9, (SIDE, SIDE), seed=2)
+    np.savez(folder / "pairs.npz", rgb=rgb, aux=aux, gt=aux[..., 0] > 0.5)
+    return folder / "pairs.npz"
+
+
+def test_the_certificate_compares_with_the_graph(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "engine.json"
+
+    result = engine(
+        bundle.path, "--max-batch", "12", "--certificate", out, "--judge", pairs_file(tmp_path)
+    )
+
+    assert result.exit_code == 0, result.output
+    certificate = json.loads(out.read_text())
+    names = [step["step"] for step in certificate["steps"]]
+    assert names == ["engine", "end_to_end", "batch_invariance"]
+    step = certificate["steps"][0]
+    assert set(step["by_batch"]) == set(step["real"]["by_batch"]) == {"1", "3", "12"}
+    assert step["tolerance"] == bundle.canary_tolerance
+    assert certificate["real"]["scores"]["engine"].keys() == {"mae", "s_measure"}
+
+
+def test_an_engine_that_is_wrong_for_large_batches_alone_is_an_error(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canary has two rows, and is content."""
+    right = FakeRuntime.run
+
+    def wrong(
+        self: FakeRuntime, rgb: NDArray[np.uint8], aux: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return right(self, rgb, aux) + np.float32(0.01 if len(rgb) == 16 else 0)
+
+    monkeypatch.setattr(FakeRuntime, "run", wrong)
+    out = tmp_path / "engine.json"
+
+    result = engine(bundle.path, "--certificate", out)
+
+    assert result.exit_code == 1
+    assert "engine: max abs error 0.01, at most 0.001" in result.output
+    assert not out.exists()
 
 
 def test_without_tensorrt_the_command_says_so(

@@ -26,10 +26,10 @@ from tests.model.tiny import SIDE
 
 @pytest.fixture(scope="module")
 def pairs_file(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pairs, and as their truth what the float32 bundle finds."""
+    """Ten pairs, and as the truth of the first six what the float32 bundle finds."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
     rgb, aux = scenes(10, (SIDE, SIDE), seed=3)
-    np.savez(path, rgb=rgb, aux=aux, gt=OnnxRuntime(bundle.model_path).run(rgb, aux) > 0.5)
+    np.savez(path, rgb=rgb, aux=aux, gt=OnnxRuntime(bundle.model_path).run(rgb, aux)[:6] > 0.5)
     return path
 
 
@@ -67,8 +67,9 @@ def test_a_bundle_of_fewer_bits_says_what_they_cost(
     low = steps["fp16" if precision == "fp16" else "bf16_emulated"]
     assert steps["onnxruntime"]["max_abs_error"] <= MAX_ABS_ERROR
     assert set(low["by_batch"]) == {"1", "3", "8"}
+    assert set(low["real"]["by_batch"]) == {"1", "3", "8"}
     for errors in (low, low["real"]):
-        assert errors["max_abs_error"] > 1e-5
+        assert errors["max_abs_error"] > steps["onnxruntime"]["max_abs_error"]
         assert errors["mean_abs_error"] <= LOW_MEAN_ERROR
     scores = found.parity["real"]["scores"]
     assert scores["trained"].keys() == {"mae", "s_measure"}
