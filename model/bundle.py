@@ -67,9 +67,9 @@ class Manifest(_Strict):
     dim: int | None = Field(default=None, ge=1)
     """Numbers in an embedding; none for maps."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Arithmetic inside the graph."""
-    weights_precision: Literal["fp32", "fp16"] = "fp32"
-    """How weights are stored; `fp16` weights are cast at load, inside the graph."""
+    """Of products and convolutions in the graph; the rest is float32."""
+    weights_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """How most weights are stored; those that are not computed with as such are cast at load."""
     opset: int
     """ONNX operator set of the graph."""
     files: dict[str, str]
@@ -144,6 +144,17 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX graph."""
         return self.path / MODEL
+
+    @property
+    def canary_tolerance(self) -> float:
+        """How far answers to the canary may be from the exporter's, by the certificate.
+
+        Certificates before 0.2 do not say; what was allowed then is allowed still.
+        """
+        given = self.parity.get("canary_tolerance")
+        if isinstance(given, float) and given > 0:
+            return given
+        return 1e-3 if self.manifest.precision == "fp32" else 2e-2
 
 
 def seal_bundle(folder: Path, **fields: Any) -> Bundle:

@@ -16,6 +16,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 
 evaluate = typer.Typer(no_args_is_help=True, help="Judge a model on labelled data.")
 app.add_typer(evaluate, name="evaluate")
+pairs = typer.Typer(no_args_is_help=True, help="Write real pairs that an export is judged on.")
+app.add_typer(pairs, name="pairs")
 
 
 @app.callback()
@@ -153,6 +155,64 @@ def evaluate_reid_command(
         raise typer.Exit(2) from error
     typer.echo(reid_table(report))
     typer.echo(f"\nscores and figure sheet: {out}")
+
+
+@pairs.command("saliency")
+def saliency_pairs_command(
+    data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels.")],
+    out: Annotated[Path, typer.Option(help="The archive, .npz.")],
+    near_dark: Annotated[
+        list[str] | None,
+        typer.Option(help="Set, or pattern of unlabelled stems, where dark is near; repeatable."),
+    ] = None,
+    unlabelled: Annotated[
+        list[Path] | None, typer.Option(help="Folder of rgb/ depth/ without masks; repeatable.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of unlabelled stems of metric depth; repeatable."),
+    ] = None,
+) -> None:
+    """Triples, and pairs without masks, as `python -m export --judge` reads them."""
+    from training.evaluate import find_sets
+    from training.pairs import Conventions, write_saliency_pairs
+
+    try:
+        names = {found.name for found in find_sets(data)}
+        dark = near_dark or []
+        conventions: Conventions = [
+            *((stem, "near_dark") for stem in dark if stem not in names),
+            *((stem, "metric") for stem in metric or []),
+        ]
+        sets = find_sets(data, [name for name in dark if name in names])
+        count = write_saliency_pairs(sets, unlabelled or [], conventions, size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} pairs in {out}")
+
+
+@pairs.command("reid")
+def reid_pairs_command(
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    layout: Annotated[
+        str, typer.Option(help="rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles.")
+    ],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels.")],
+    out: Annotated[Path, typer.Option(help="The archive, .npz.")],
+) -> None:
+    """Query and gallery crops as `python -m export --judge` reads them."""
+    from training.data.reid_sets import find_trial
+    from training.pairs import write_reid_pairs
+
+    try:
+        trial = find_trial(data, layout)  # type: ignore[arg-type] # it names the layouts it knows
+        count = write_reid_pairs(trial, size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} pairs in {out}")
 
 
 @app.command("fit-nir")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,14 @@ def find_triples(root: Path) -> list[Triple]:
     Raises:
         ValueError: a folder is missing or doubled, or a file has no partner; all are named.
     """
+    return [Triple(**files) for files in find_files(root, ALIASES)]
+
+
+def find_files(root: Path, roles: Iterable[str]) -> list[dict[str, Path]]:
+    """One file for each of `roles` (keys of `ALIASES`), of equal stems, sorted; errors as above."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    by_role = {role: _files(_folder(root, role, names)) for role, names in ALIASES.items()}
+    by_role = {role: _files(_folder(root, role, ALIASES[role])) for role in roles}
     stems = set.union(*(set(files) for files in by_role.values()))
     for role, files in by_role.items():
         missing = sorted(stems - set(files))
@@ -57,7 +62,7 @@ def find_triples(root: Path) -> list[Triple]:
             raise ValueError(f"{root}: {len(missing)} without {role}: {shown}")
     if not stems:
         raise ValueError(f"{root} holds no pictures")
-    return [Triple(by_role["rgb"][s], by_role["depth"][s], by_role["gt"][s]) for s in sorted(stems)]
+    return [{role: files[stem] for role, files in by_role.items()} for stem in sorted(stems)]
 
 
 def _folder(root: Path, role: str, names: Sequence[str]) -> Path:
