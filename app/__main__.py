@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from typing import Annotated
 
 import structlog
 import typer
-import uvicorn
 
+from app import server
 from app.commands import models, predict
 from app.commands.check import check
 from app.commands.start import read_settings, stop
-from app.main import create_app
-from app.service import Service
 from app.settings import unknown_variables
 from app.telemetry import configure_logging
 
@@ -42,31 +39,10 @@ def serve(
     for name in unknown_variables(os.environ):
         log.warning("no setting reads this variable", variable=name)
 
-    def end() -> None:
-        server.should_exit = True
-
-    app = create_app(settings, on_failure=end)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=log_config,
-            log_level=settings.log_level,
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_graceful_shutdown=settings.shutdown_grace_s,
-        )
-    )
-    with (
-        _listen(settings.host, settings.port) as listener,
-        contextlib.suppress(KeyboardInterrupt),  # raised again once the server has drained
-    ):
-        server.run(sockets=[listener])
-    service: Service = app.state.service
-    if service.failure is not None:
-        raise stop(f"start-up failed: {service.failure}")
+    with _listen(settings.host, settings.port) as listener:
+        failure = server.serve(settings, listener, log_config)
+    if failure is not None:
+        raise stop(f"start-up failed: {failure}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,7 +15,9 @@ ServiceError
 ├── UnknownModel 404
 ├── ModelMismatch 409                    another model than the one that was expected
 ├── Overloaded 429                       says when to come again
+│   └── RateLimited                      one client asks too often
 ├── DeadlineExceeded 504
+├── Unauthorized 401                     no key, or an unknown one
 ├── NotReady 503
 └── InferenceFailed 500
 """
@@ -180,6 +182,21 @@ class Overloaded(ServiceError):
     def __init__(self, detail: str, *, retry_after_s: int) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """One client sends more requests than it may."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+
+
+class Unauthorized(ServiceError):
+    """The request carries no API key, or one that is not listed."""
+
+    status = 401
+    code = "unauthorized"
+    title = "An API key is needed"
 
 
 class DeadlineExceeded(ServiceError):

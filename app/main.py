@@ -12,8 +12,8 @@ from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
-from app.middleware import BodyLimit, RequestFrame
-from app.routes import health, models, page, reid, saliency
+from app.middleware import AdmissionGate, BodyLimit, RequestFrame
+from app.routes import health, metrics, models, page, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -32,9 +32,12 @@ def create_app(
     Args:
         settings: read by the entry point.
         make_runtime: what runs a bundle.
-        on_failure: called when start-up fails; `app.state.service.failure` says why.
+        on_failure: called when start-up fails, and when a network fails for good;
+            `app.state.service.failure` says why.
     """
     service = Service(settings, make_runtime)
+    if on_failure is not None:
+        service.on_fault = on_failure
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +50,7 @@ def create_app(
         yield
         service.draining = True
         await starting
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = _DescribedApp(
         title=TITLE,
@@ -59,8 +62,9 @@ def create_app(
         openapi_url="/openapi.json" if settings.docs else None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestFrame),
+            Middleware(RequestFrame, service=service),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+            Middleware(AdmissionGate, service=service),
         ],
         form_limits={"max_files": 2, "max_fields": 8},
     )
@@ -71,6 +75,8 @@ def create_app(
 
     if settings.page:
         app.include_router(page.make_router())
+    if settings.metrics:
+        app.include_router(metrics.router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import RequestTooLarge, ServiceError
+from app.errors import Overloaded, RequestTooLarge, ServiceError, Unauthorized
 from app.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -22,6 +22,7 @@ _FRAMEWORK_CODES = {
     404: ("not_found", "Not found"),
     405: ("method_not_allowed", "Method not allowed"),
     413: (RequestTooLarge.code, RequestTooLarge.title),
+    429: (Overloaded.code, Overloaded.title),
 }
 
 
@@ -41,6 +42,10 @@ def render(error: Exception, request_id: str) -> Response:
         detail, field, index = error.detail, error.field, error.index
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = _RETRY_AFTER_S
+        if isinstance(error, Overloaded):
+            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestValidationError):
         status, code, title = 422, "invalid_request", "Invalid request"
         detail, field, index = _explain(error.errors())

@@ -120,6 +120,10 @@ class SaliencyReport(BaseModel):
     bounding_box: Box | None = Field(description="Null when no pixel reaches the threshold.")
     rle: RunLengths
     map_png_base64: str = Field(description="The 8-bit grey PNG of `output=map`.")
+    substituted: Literal["depth"] | None = Field(
+        description="The picture that was not sent and for which zeros stood in; see a bundle's "
+        "`modality_policy`."
+    )
     warnings: list[str] = Field(description="What made this pair less useful than it could be.")
     timings_ms: dict[str, float] = Field(description="Stages before this answer was written.")
 
@@ -133,8 +137,9 @@ class EmbeddingReport(BaseModel):
     normalised: Literal[True] = Field(
         default=True, description="Every embedding has unit length: a dot product is a cosine."
     )
-    modalities: tuple[Literal["rgb"], Literal["nir"]] = Field(
-        default=("rgb", "nir"), description="What each embedding was made from."
+    modalities: list[Literal["rgb", "nir"]] = Field(
+        description="What each embedding was made from; zeros stand in for what was not sent, if "
+        "the bundle's `modality_policy` allows."
     )
     encoding: Encoding
     embeddings: list[list[float]] | list[str] = Field(

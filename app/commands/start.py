@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,7 +78,7 @@ async def started(
             raise service.failure
         yield service
     finally:
-        await asyncio.to_thread(service.close)
+        await service.close()
 
 
 STARTING_FAILED = (BundleError, RuntimeFailure)
