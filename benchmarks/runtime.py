@@ -1,7 +1,8 @@
-"""Latency and throughput of a bundle's network in every runtime and precision that is at hand.
+"""Latency and throughput of a network in every runtime and precision that is at hand.
 
 `python -m benchmarks.runtime bundles/saliency-compact` takes the bundle's float32 graph, and torch
-the same architecture: time does not depend on weights. Variants take turns. On a CPU each takes one
+the same architecture; `python -m benchmarks.runtime saliency-resnet50` exports the preset with
+random weights: time does not depend on them. Variants take turns. On a CPU each takes one
 thread, and the clock is the CPU time of the process, so that numbers hold on a busy machine. The
 peak is what a large matrix product of torch reaches in the same precision, on a CPU in float32,
 here and now.
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,11 +30,13 @@ from onnx import ModelProto, helper
 from rich.console import Console
 from torch import nn
 
-from export.graph import constants, shapes, tidy
+from export.graph import constants, element_types, shapes, tidy
 from export.inputs import scenes
+from export.pack import Options, convert
 from export.precision import Low, lower
-from model.bundle import Bundle, open_bundle
-from model.config import ReIDConfig, SaliencyConfig
+from model.bundle import BundleError, open_bundle
+from model.checkpoint import Checkpoint
+from model.config import CONFIGS, Config, ReIDConfig, Task
 from model.engines import EngineOptions
 from model.reid import ReIDNet
 from model.runtimes.base import Runtime, RuntimeFailure
@@ -48,36 +52,37 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    bundle: Annotated[Path, typer.Argument(help="Of float32 arithmetic.")],
+    subject: Annotated[str, typer.Argument(help="Folder of a float32 bundle, or a preset.")],
     batches: Annotated[list[int] | None, typer.Option(help="Rows at once.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each variant.")] = 10,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="JSON of every number.")] = None,
 ) -> None:
     """Print a table of every variant that runs here, and say which do not."""
-    opened = open_bundle(bundle)
-    if opened.manifest.precision != "fp32":
-        raise typer.BadParameter(f"{bundle} computes in {opened.manifest.precision}")
+    try:
+        network = _from_bundle(Path(subject)) if Path(subject).is_dir() else _from_preset(subject)
+    except (ValueError, BundleError) as error:
+        raise typer.BadParameter(str(error)) from error
     if device == "cpu":
         torch.set_num_threads(1)
     sizes = sorted(batches or [1, 8])
     console = Console(stderr=True)
-    graph = tidy(onnx.load(opened.model_path))
     report: dict[str, Any] = {
-        "bundle": opened.manifest.model_id,
+        "network": network.name,
         "machine": _machine(device),
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "gflop_per_row": flops(graph) / 1e9,
+        "gflop_per_row": flops(network.graph) / 1e9,
+        "mb_per_row": copied_bytes(network.graph) / 1e6,
         "copy_gb_per_s": _copy_rate(device),
         "peak_tflops": {kind: _peak(kind, device) for kind in ("fp32", "fp16", "bf16")},
         "rows": [],
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, precision, make in _variants(opened, graph, Path(folder), device, sizes[-1]):
+        for name, precision, make in _variants(network, Path(folder), device, sizes[-1]):
             try:
                 runtime = make()
-                times = {size: _time(runtime, opened, size, repeats, device) for size in sizes}
+                times = {size: _time(runtime, network, size, repeats, device) for size in sizes}
                 runtime.close()
             except RuntimeFailure as error:
                 console.print(f"{name} {precision}: {str(error).splitlines()[0][:160]}")
@@ -93,25 +98,27 @@ def main(
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown: milliseconds of a batch, rows a second, and the share of the peak."""
+    """Markdown: milliseconds of a batch, rows a second, shares of peak and copy bandwidth."""
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     lines = [
-        f"{report['bundle']}, {report['gflop_per_row']:.2f} GFLOP a row; {report['machine']}; "
+        f"{report['network']}, {report['gflop_per_row']:.2f} GFLOP a row; {report['machine']}; "
         f"{versions}; {report['date']}.",
         "",
-        "| runtime | precision | batch | ms, median | ms, least | rows/s | share of peak |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| runtime | precision | batch | ms, median | ms, least | rows/s | of peak | of copies |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    copies = report["copy_gb_per_s"]
     for row in report["rows"]:
         median, least = statistics.median(row["seconds"]), min(row["seconds"])
         rate = row["batch"] / median
         share = rate * report["gflop_per_row"] / 1e3 / report["peak_tflops"][row["precision"]]
         lines.append(
             f"| {row['runtime']} | {row['precision']} | {row['batch']} | {1e3 * median:.1f} "
-            f"| {1e3 * least:.1f} | {rate:.1f} | {share:.0%} |"
+            f"| {1e3 * least:.1f} | {rate:.1f} | {share:.0%} "
+            + (f"| {rate * report['mb_per_row'] / 1e3 / copies:.0%} |" if copies else "| |")
         )
     peaks = ", ".join(f"{kind} {peak:.3f}" for kind, peak in report["peak_tflops"].items())
-    lines += ["", f"Peak, TFLOP/s: {peaks}; copies to the device: {report['copy_gb_per_s']} GB/s."]
+    lines += ["", f"Peak, TFLOP/s: {peaks}" + (f"; copies: {copies} GB/s." if copies else ".")]
     return "\n".join(lines)
 
 
@@ -135,21 +142,62 @@ def flops(model: ModelProto) -> int:
     return total
 
 
+def copied_bytes(model: ModelProto) -> int:
+    """Of one row's inputs and output."""
+    known, types = shapes(model), element_types(model)
+    return sum(
+        int(np.prod([side for side in known[value.name] if side]))
+        * helper.tensor_dtype_to_np_dtype(types[value.name]).itemsize
+        for value in (*model.graph.input, *model.graph.output)
+    )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    name: str
+    graph: ModelProto
+    """In float32."""
+    network: nn.Module
+    size: tuple[int, int]
+
+
+def _from_bundle(folder: Path) -> _Subject:
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    if manifest.precision != "fp32":
+        raise ValueError(f"{folder} computes in {manifest.precision}")
+    config = CONFIGS[manifest.task].from_dict(manifest.config)
+    graph = tidy(onnx.load(bundle.model_path))
+    return _Subject(manifest.model_id, graph, _network(config), manifest.input_size)
+
+
+def _from_preset(name: str) -> _Subject:
+    task: Task = "reid" if name.startswith("reid") else "saliency"
+    config: Config = CONFIGS[task].preset(name)
+    network = _network(config)
+    graph = convert(Checkpoint(config, network.state_dict()), Options()).model
+    return _Subject(f"{name}, random weights", graph, network, config.input_size)
+
+
+def _network(config: Config) -> nn.Module:
+    network = ReIDNet(config) if isinstance(config, ReIDConfig) else SaliencyNet(config)
+    return network.eval()
+
+
 def _variants(
-    bundle: Bundle, graph: ModelProto, folder: Path, device: str, most: int
+    subject: _Subject, folder: Path, device: str, most: int
 ) -> list[tuple[str, Precision, Callable[[], Runtime]]]:
     lows: tuple[Low, ...] = ("fp16", "bf16")
     paths: dict[Precision, Path] = {"fp32": folder / "fp32.onnx"}
-    onnx.save(graph, paths["fp32"])
+    onnx.save(subject.graph, paths["fp32"])
     for low in lows:
         paths[low] = folder / f"{low}.onnx"
-        onnx.save(lower(graph, low), paths[low])
-    network = _network(bundle)
+        onnx.save(lower(subject.graph, low), paths[low])
     cuda = device.startswith("cuda")
     options = EngineOptions(typical_batch=most, max_batch=most, tf32=False)
 
     def torch_runtime(precision: Precision, compiled: bool) -> Callable[[], Runtime]:
-        return lambda: PyTorchRuntime(network, device, precision, compiled)
+        return lambda: PyTorchRuntime(subject.network, device, precision, compiled)
 
     def onnx_runtime(precision: Precision) -> Callable[[], Runtime]:
         return lambda: OnnxRuntime(
@@ -175,17 +223,10 @@ def _say(message: str) -> None:
     Console(stderr=True).print(message)
 
 
-def _network(bundle: Bundle) -> nn.Module:
-    config = bundle.manifest.config
-    if bundle.manifest.task == "reid":
-        return ReIDNet(ReIDConfig.from_dict(config)).eval()
-    return SaliencyNet(SaliencyConfig.from_dict(config)).eval()
-
-
 def _time(
-    runtime: Runtime, bundle: Bundle, batch: int, repeats: int, device: str
+    runtime: Runtime, subject: _Subject, batch: int, repeats: int, device: str
 ) -> Sequence[float]:
-    rgb, aux = scenes(batch, bundle.manifest.input_size)
+    rgb, aux = scenes(batch, subject.size)
     clock = time.process_time if device == "cpu" else time.perf_counter
     for _ in range(2):
         runtime.run(rgb, aux)
