@@ -123,7 +123,7 @@ def convert(
     network = checkpoint.build()
     report("folding batch normalisation")
     folded = fold_batch_norms(for_serving(checkpoint).build(), *example_pair(size))
-    report("converting to ONNX, the longest step")
+    report("converting to ONNX, the longest step: a minute or more")
     model = to_onnx(folded, size, OUTPUTS[checkpoint.task], options.opset)
     forms = (("trained", network, None), ("batch_norm_folding", folded, MAX_ABS_ERROR))
     conversion = Conversion(model, forms)

@@ -28,7 +28,10 @@ def main() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, see training/recipes/.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Recipe file, see training/recipes/."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
@@ -243,6 +246,9 @@ def fit_nir_command(
 
 
 def _parse(changes: list[str]) -> dict[str, object]:
+    for change in changes:
+        if "=" not in change:
+            raise ValueError(f"--set takes field=value, got {change!r}")
     pairs = (change.partition("=") for change in changes)
     return {key: yaml.safe_load(value) for key, _, value in pairs}
 
