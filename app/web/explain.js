@@ -50,8 +50,10 @@ const ADVICE = {
     advice: "Choose another file, or save this one again as PNG or JPEG.",
   },
   unsupported_picture: {
-    title: "This kind of picture is not taken",
-    advice: "Save it again as an ordinary PNG or JPEG.",
+    title: "This kind of picture is not taken here",
+    advice:
+      "A colour picture has three channels of 8 bits. Save it again as an ordinary PNG or JPEG, unless the two pictures are the wrong way round.",
+    swap: "Swap the two",
   },
   multiple_frames: {
     title: "This file holds more than one picture",

@@ -276,8 +276,9 @@ def test_depth_of_every_form_is_shown(page: Any, form: str) -> None:
     page.check("[name=convention][value=metric]")
     page.wait_for_selector(ANSWERED)
 
-    assert pixel(page, ".well-depth canvas", 0.5, 0.5)[0] > 240
-    assert pixel(page, ".well-depth canvas", 0.1, 0.1)[0] < 15
+    slack = 60 if form == "jpeg" else 0  # what rings at edges stretches the range
+    assert pixel(page, ".well-depth canvas", 0.5, 0.5)[0] >= 255 - slack
+    assert pixel(page, ".well-depth canvas", 0.1, 0.1)[0] <= slack
 
 
 def test_a_tiff_photo_is_shown_as_the_service_decoded_it(page: Any) -> None:
@@ -356,10 +357,16 @@ def test_a_wrong_file_is_refused_with_advice_and_marked(page: Any) -> None:
     assert page.is_hidden("#saliency-view .result")
 
 
-def test_pictures_the_wrong_way_round_are_swapped_by_a_button(page: Any) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "code"), [(np.uint8, "not_depth"), (np.uint16, "unsupported_picture")]
+)
+def test_pictures_the_wrong_way_round_are_swapped_by_a_button(
+    page: Any, dtype: type, code: str
+) -> None:
     rgb, depth = scene()
-    choose_pair(page, payload("d.png", encoded(depth)), payload("p.png", encoded(rgb)))
-    notice(page, "not_depth")
+    grey = encoded((depth // 16).astype(dtype))
+    choose_pair(page, payload("d.png", grey), payload("p.png", encoded(rgb)))
+    notice(page, code)
     page.click("text=Swap the two")
     page.wait_for_selector(ANSWERED)
 
@@ -419,7 +426,7 @@ def test_a_failure_names_the_request(page: Any) -> None:
     page.click("[data-example=vase]")
 
     assert "request r-1" in notice(page, "internal_error")
-    page.click("text=Try again")
+    page.click("button:has-text('Try again')")
     page.wait_for_selector(ANSWERED)
 
 
