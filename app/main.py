@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
 from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
-from app.routes import health, metrics, models, reid, saliency
+from app.routes import health, metrics, models, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -73,7 +73,7 @@ def create_app(
     )
     app.state.service = service
     problems.install(app)
-    for routes in (saliency, reid, models, health):
+    for routes in (saliency, reid, models, health, protocol):
         app.include_router(routes.router)
 
     if settings.metrics:

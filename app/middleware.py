@@ -93,7 +93,7 @@ class RequestFrame:
             self._log.exception("unforeseen error", request_id=request_id)
             if status:
                 raise
-            await render(error, request_id)(scope, receive, send_framed)
+            await render(error, scope)(scope, receive, send_framed)
         finally:
             times_ms = times.milliseconds()
             route = scope.get("route")
@@ -175,7 +175,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if _announced_bytes(scope) > self._max_bytes:
-            problem = render(RequestTooLarge(self._detail), scope["state"]["request_id"])
+            problem = render(RequestTooLarge(self._detail), scope)
             problem.headers["Connection"] = "close"  # the body stays unread
             await problem(scope, receive, send)
             return
@@ -321,7 +321,7 @@ async def refuse(
     A connection that is closed on unread bytes is reset, and the client would lose the answer.
     Nothing is read for a client that waits to be told to go on, nor from one that dawdles.
     """
-    problem = render(error, scope["state"]["request_id"])
+    problem = render(error, scope)
     waits = Headers(scope=scope).get("expect", "").lower() == "100-continue"
     if waits:
         problem.headers["Connection"] = "close"
