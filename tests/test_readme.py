@@ -191,7 +191,7 @@ def test_every_setting_and_its_default_is_listed() -> None:
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = str(default).lower() if isinstance(default, bool) else str(default)
-        cell = "" if default is None else f"`{shown}`"
+        cell = "" if default in (None, "") else f"`{shown}`"
         assert f"| `MUTUALFORMER_{name.upper()}` | {cell} |".replace("|  |", "| |") in README
 
 
