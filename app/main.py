@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
 from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
-from app.routes import health, metrics, models, protocol, reid, saliency
+from app.routes import health, metrics, models, page, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -76,6 +76,8 @@ def create_app(
     for routes in (saliency, reid, models, health, protocol):
         app.include_router(routes.router)
 
+    if settings.page:
+        app.include_router(page.make_router())
     if settings.metrics:
         app.include_router(metrics.router)
 

@@ -265,7 +265,7 @@ class Predictor:
                 f"{self.bundle.path}: the canary answers {output.shape}, expected {expected.shape}"
             )
         self.canary_max_error = float(np.abs(output - expected).max())
-        tolerance = self._canary_tolerance()
+        tolerance = self.bundle.canary_tolerance
         if self.canary_max_error > tolerance:
             raise RuntimeFailure(
                 f"{self.bundle.path}: the canary's answers differ from the exporter's by "
@@ -274,11 +274,16 @@ class Predictor:
         self.faulty = False
         return self.canary_max_error
 
-    def _canary_tolerance(self) -> float:
-        # float32 on CPUs of other vector widths differs by about 1e-5; TF32, which GPUs use for
-        # float32 convolutions, and 16-bit graphs have 10 bits of mantissa.
-        exact = self.thread.runtime.device == "cpu" and self.bundle.manifest.precision == "fp32"
-        return 1e-3 if exact else 2e-2
+
+async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do everything side by side; of several errors, raise the first in order and end the rest."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

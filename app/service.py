@@ -21,6 +21,7 @@ from app.settings import Settings
 from model.bundle import Bundle, BundleError, find_bundles
 from model.runtimes.base import Runtime, RuntimeFailure
 from model.runtimes.onnx_runtime import OnnxRuntime
+from model.runtimes.tensorrt import TensorRTRuntime
 
 FAULTY_EXIT_CODE = 70
 """Of a process that ends because a network failed for good; start another one."""
@@ -44,11 +45,24 @@ def make_runtime(bundle: Bundle, settings: Settings) -> Runtime:
     Raises:
         RuntimeFailure: it does not load.
     """
+    log = structlog.get_logger()
+    if settings.runtime == "tensorrt":
+        try:
+            return TensorRTRuntime(
+                bundle.model_path,
+                folder=settings.engines,
+                report=lambda progress: log.info("engine", model=bundle.manifest.name, at=progress),
+            )
+        except RuntimeFailure as error:
+            if settings.provider_policy == "strict":
+                raise
+            log.warning("no tensorrt, so onnxruntime", error=str(error))
     return OnnxRuntime(
         bundle.model_path,
         device=settings.device,
         provider_policy=settings.provider_policy,
         threads=settings.threads,
+        memory_limit_bytes=settings.gpu_memory_bytes,
     )
 
 

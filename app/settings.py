@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _PREFIX = "MUTUALFORMER_"
@@ -33,8 +33,14 @@ class Settings(BaseSettings):
     commas; a task without one takes its first by name."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where networks run."""
+    runtime: Literal["onnxruntime", "tensorrt"] = "onnxruntime"
+    """What runs them; `tensorrt` needs `device=cuda` and builds its engines at the first start."""
+    engines: Path | None = None
+    """Folder of TensorRT engines; `mutualformer/engines` in the user's cache folder if unset."""
     provider_policy: Literal["strict", "fallback"] = "strict"
     """`strict`: the device or no start; `fallback`: the CPU, shown in `/v1/models`, if it fails."""
+    gpu_memory_bytes: int | None = Field(default=None, ge=2**20)
+    """Most that ONNX Runtime takes of a GPU for each bundle, in bytes; no limit if unset."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads within one operator on a CPU; the runtime chooses if unset."""
     decode_threads: int = Field(default=2, ge=1, le=256)
@@ -78,6 +84,14 @@ class Settings(BaseSettings):
     """Whether `/metrics` answers."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` answer."""
+    page: bool = True
+    """Whether `/` answers the demo page."""
+
+    @model_validator(mode="after")
+    def _tensorrt_needs_a_gpu(self) -> Self:
+        if self.runtime == "tensorrt" and self.device != "cuda":
+            raise ValueError(f"runtime=tensorrt needs device=cuda, got {self.device}")
+        return self
 
     def default_models(self) -> list[str]:
         """The names in `default_model`."""

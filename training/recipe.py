@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from model.config import ReIDConfig, SaliencyConfig, Task
-from model.preprocessing import DepthConvention
 from training.data.reid_sets import Layout
 from training.losses import Bce, Triplet
+
+Convention = Literal["auto", "near_bright", "near_dark", "metric"]
+"""A `DepthConvention`, or that it is to be found out."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class DataRecipe:
     (`foregrounds` only)."""
     backgrounds: Path | None = None
     """Pictures to paste objects onto (`foregrounds` only)."""
+    names: Path | None = None
+    """List of the triples to train on, one a line (`triples` only); none: all in the folders."""
+    expected: int | None = None
+    """How many triples that must be, validation's share included (`triples` only)."""
     val_root: Path | None = None
     """Validation triples (`triples` only); none: 5 % of the training triples, by a hash."""
-    depth_convention: DepthConvention = "near_bright"
-    """How `triples` write depth."""
+    depth_convention: Convention = "auto"
+    """How `triples` write depth; `auto`: found out for each set, and logged with its evidence."""
 
 
 @dataclass(frozen=True)

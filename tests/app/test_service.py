@@ -274,15 +274,16 @@ async def test_head_is_answered_like_get_without_a_body(client: AsyncClient) -> 
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_the_root_leads_to_the_documentation(client: AsyncClient) -> None:
-    root, docs = await client.get("/"), await client.get("/docs")
+async def test_without_the_page_the_root_leads_to_the_documentation(serve: Serve) -> None:
+    async with serve(page=False) as client:
+        root, docs = await client.get("/"), await client.get("/docs")
 
     assert root.headers["location"] == "/docs"
     assert docs.status_code == 200
 
 
 async def test_documentation_can_be_turned_off(serve: Serve) -> None:
-    async with serve(docs=False) as client:
+    async with serve(docs=False, page=False) as client:
         assert (await client.get("/")).json()["name"] == "MutualFormer Serve"
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 404
