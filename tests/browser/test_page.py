@@ -1,6 +1,6 @@
 """The demo page in a real browser: both flows, and everything that may go wrong in them.
 
-    make test-browser
+make test-browser
 """
 
 from __future__ import annotations
