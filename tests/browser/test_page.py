@@ -257,7 +257,9 @@ def test_photos_of_12_megapixels_work(page: Any) -> None:
         page.fill("#threshold", threshold)
         settle(page)
 
-    assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert page.eval_on_selector(".stage-over", "canvas => canvas.width") == 1600
     assert time.monotonic() - began < 5
 
@@ -613,5 +615,7 @@ def test_a_photo_is_turned_as_the_answer_is(page: Any) -> None:
     choose_pair(page, payload("p.jpg", file.getvalue()), payload("d.png", encoded(depth)))
     page.wait_for_selector(ANSWERED)
 
-    assert "320 \N{MULTIPLICATION SIGN} 240" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "320 \N{MULTIPLICATION SIGN} 240" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert "says how it was held" in page.inner_text("#saliency-view .warnings")
