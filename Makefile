@@ -33,6 +33,9 @@ lock:  ## resolve the locked versions anew
 	for extra in serve dev; do .venv/lock/bin/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 		--custom-compile-command "make lock" --extra $$extra pyproject.toml -o locks/$$extra.txt; done
+	.venv/lock/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+		--custom-compile-command "make lock" --extra browser -c locks/dev.txt pyproject.toml -o locks/browser.txt
 
 examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/examples.png
 	$(SERVE)/bin/python -m examples.make_examples
