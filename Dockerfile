@@ -76,6 +76,9 @@ LABEL org.opencontainers.image.title="MutualFormer Serve" \
     io.mutualformer.sbom="/opt/venv/sbom.cdx.json"
 USER 10001:10001
 
+# ONNX Runtime would report to its makers from its first import on.
+ENV ORT_DISABLE_TELEMETRY=1
+
 FROM labelled AS service
 ENV MUTUALFORMER_HOST=0.0.0.0 MUTUALFORMER_PORT=8000 MUTUALFORMER_BUNDLES=/bundles
 EXPOSE 8000
@@ -89,7 +92,12 @@ ENV MUTUALFORMER_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITI
     CUDA_CACHE_PATH=/tmp/cuda
 
 
+# Triton compiles the launchers of its kernels where it runs.
 FROM labelled AS train
+USER root
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
 COPY --from=train-venv /opt/venv /opt/venv
 COPY --from=code-of-training /srv/mutualformer /srv/mutualformer
 ENV HOME=/tmp NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -29,9 +29,9 @@ def main() -> int:
         answer = connection.getresponse()
         body = answer.read(500).decode(errors="replace")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        print(f"no answer: {error}")
+        sys.stdout.write(f"no answer: {error}\n")
         return 1
-    print(answer.status, body)
+    sys.stdout.write(f"{answer.status} {body}\n")
     return 0 if answer.status == 200 else 1
 
 

@@ -221,13 +221,18 @@ def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
 
     Raises:
         BundleError: `folder` does not exist, a bundle is bad, or two share a name.
+        PermissionError: something in it may not be read.
     """
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
     if (folder / MANIFEST).is_file():
         return [open_bundle(folder, verify=verify)]
     found: dict[str, Bundle] = {}
-    for manifest_path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
+    # A pattern that reached for the manifests would skip what may not be read.
+    for child in sorted(folder.glob("[!.]*")):
+        manifest_path = child / MANIFEST
+        if not manifest_path.is_file():
+            continue
         bundle = open_bundle(manifest_path.parent, verify=verify)
         name = bundle.manifest.name
         if name in found:

@@ -25,7 +25,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def image(base: str) -> str:
-    """The CPU image of this checkout."""
+    """The CPU image of this checkout, on `base`."""
+    assert base
     Stack("mutualformer-build").run("build", "api")
     return "mutualformer-serve:cpu"
 
@@ -43,7 +44,7 @@ def override(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def stack(image: str, request: pytest.FixtureRequest) -> Iterator[MakeStack]:
+def stack(image: str) -> Iterator[MakeStack]:
     """Makes one stack that is gone after the test."""
     assert image
     made: list[Stack] = []

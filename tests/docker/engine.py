@@ -4,8 +4,8 @@ What the tests marked `docker` need, on Debian 12 as root, where no registry can
 
     apt-get install --no-install-recommends docker.io debootstrap prometheus nginx-light
 
-and the plugins docker-compose and docker-buildx, which Debian has from 13 on; those two packages run
-on Debian 12 as well. Anything else with Docker 20.10 or newer and Compose 2.20 or newer will do.
+and the plugins docker-compose and docker-buildx, which Debian has from 13 on; those two packages
+run on Debian 12 as well. Anything else with Docker 20.10 or newer and Compose 2.20 or newer will do.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class Stack:
 
     def logs(self) -> str:
         """Everything that the service wrote."""
-        return self.run("logs", "--no-log-prefix", "api")
+        return docker("logs", self.container())
 
     def ready(self) -> bool:
         """Whether `/readyz` says so."""

@@ -50,7 +50,9 @@ class Load:
 
 
 @contextmanager
-def load(address: str, clients: int = 4, *, headers: dict[str, str] | None = None) -> Iterator[Load]:
+def load(
+    address: str, clients: int = 4, *, headers: dict[str, str] | None = None
+) -> Iterator[Load]:
     """Post the vase, one request after the other and each on a connection of its own, meanwhile."""
     seen, stop, form = Load(), threading.Event(), saliency_form()
 

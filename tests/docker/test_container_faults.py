@@ -48,13 +48,19 @@ def unreadable(folder: Path) -> str:
     return "Permission denied: '/bundles/saliency-compact/model.onnx'"
 
 
+def one_closed(folder: Path) -> str:
+    shutil.copytree(ROOT / "bundles", folder)
+    (folder / "saliency-compact").chmod(0o700)
+    return "Permission denied: '/bundles/saliency-compact/manifest.json'"
+
+
 def closed(folder: Path) -> str:
     shutil.copytree(ROOT / "bundles", folder)
     folder.chmod(0o700)
     return "Permission denied: '/bundles"
 
 
-@pytest.mark.parametrize("spoil", [empty, corrupt, unreadable, closed])
+@pytest.mark.parametrize("spoil", [empty, corrupt, unreadable, one_closed, closed])
 def test_bad_bundles_end_each_start_with_the_reason(
     stack: MakeStack, tmp_path: Path, spoil: Callable[[Path], str]
 ) -> None:

@@ -80,8 +80,15 @@ def test_its_bill_of_materials_lists_python_and_debian_packages(image: str) -> N
     assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
 
 
+def test_it_reports_to_nobody(image: str) -> None:
+    script = "HOME=/tmp/home python3 -c 'import onnxruntime'; find /tmp -name '*onnxruntime*'"
+
+    assert inside(image, f"mkdir /tmp/home && {script}") == []
+    assert "/tmp/home" not in inside(image, f"export ORT_DISABLE_TELEMETRY=; {script}")
+
+
 def test_its_command_line_checks_settings_and_bundles(image: str) -> None:
     without_bundles = docker("run", "--rm", "--read-only", image, "check", check=False)
 
     assert "port = 8000" in without_bundles
-    assert "/bundles: no bundle in this folder" in without_bundles
+    assert "/bundles: no such folder" in without_bundles
