@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.keys import new_key
 from tests.docker.conftest import MakeStack
 from tests.docker.engine import ROOT, Stack, docker, free_port, inspect, running, wait_for
 from tests.docker.load import EXAMPLES, LOST, REFUSED, load, reid_form, saliency_form
@@ -194,3 +195,36 @@ def test_logs_are_json_and_show_the_settings(stack: MakeStack) -> None:
     (settings,) = [line for line in lines if line["message"] == "settings"]
     assert settings["max_batch"] == 3
     assert settings["host"] == "0.0.0.0"
+
+
+def test_api_keys_come_from_a_secret(stack: MakeStack, tmp_path: Path) -> None:
+    key, line = new_key("someone")
+    keys = tmp_path / "keys"
+    keys.write_text(line)
+    service = stack({"MUTUALFORMER_API_KEYS_FILE": str(keys)})
+    service.up()  # healthy: probes need no key
+    url = f"{service.address}/v1/saliency"
+
+    def ask(sent: str | None) -> int:
+        headers = {"Authorization": f"Bearer {sent}"} if sent else {}
+        return httpx.post(url, files=saliency_form(), headers=headers, timeout=60).status_code
+
+    assert [ask(key), ask(None), ask(key[::-1])] == [200, 401, 401]
+    shown = json.dumps(inspect(service.container()))
+    assert key not in service.logs() + shown
+    assert line not in service.logs() + shown
+
+
+def test_a_key_file_that_its_user_cannot_read_ends_the_start_with_the_reason(
+    stack: MakeStack, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(new_key("someone")[1])
+    keys.chmod(0o600)
+    service = stack({"MUTUALFORMER_API_KEYS_FILE": str(keys)})
+    service.run("up", "--detach")
+
+    wait_for(lambda: service.restarts() >= 1, 60, "it is tried again")
+
+    assert "Permission denied: '/run/secrets/api_keys'" in service.logs()
+    assert service.health() != "healthy"
