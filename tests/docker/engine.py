@@ -5,7 +5,7 @@ What the tests marked `docker` need, on Debian 12 as root, where no registry can
     apt-get install --no-install-recommends docker.io debootstrap prometheus nginx-light
 
 and the plugins docker-compose and docker-buildx, which Debian has from 13 on; those two packages
-run on Debian 12 as well. Anything else with Docker 20.10 or newer and Compose 2.20 or newer will do.
+run on Debian 12 as well. Anything with Docker 20.10 or newer and Compose 2.20 or newer will do.
 """
 
 from __future__ import annotations
