@@ -23,6 +23,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 
 evaluate = typer.Typer(no_args_is_help=True, help="Judge a model on labelled data.")
 app.add_typer(evaluate, name="evaluate")
+pairs = typer.Typer(no_args_is_help=True, help="Write real pairs that an export is judged on.")
+app.add_typer(pairs, name="pairs")
 
 
 NearBright = Annotated[
@@ -55,7 +57,10 @@ def main() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, see training/recipes/.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Recipe file, see training/recipes/."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
@@ -115,6 +120,21 @@ def ablate_command(
         raise typer.Exit(2) from error
     typer.echo(summarise(results, task))
     typer.echo(f"table, every run and plot: {out}")
+
+
+@app.command("average")
+def average_command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of runs that started from another.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+) -> None:
+    """Average the weights of several runs into one checkpoint."""
+    from model.checkpoint import average_checkpoints, load_checkpoint, save_checkpoint
+
+    try:
+        save_checkpoint(out, average_checkpoints([load_checkpoint(path) for path in checkpoints]))
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command("label-objects")
@@ -274,6 +294,65 @@ def evaluate_reid_command(
         raise typer.Exit(2) from error
     typer.echo(reid_table(report))
     typer.echo(f"\nscores and figure sheet: {out}")
+
+
+@pairs.command("saliency")
+def saliency_pairs_command(
+    data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels.")],
+    out: Annotated[Path, typer.Option(help="The archive, .npz.")],
+    near_dark: Annotated[
+        list[str] | None,
+        typer.Option(help="Set, or pattern of unlabelled stems, where dark is near; repeatable."),
+    ] = None,
+    unlabelled: Annotated[
+        list[Path] | None, typer.Option(help="Folder of rgb/ depth/ without masks; repeatable.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of unlabelled stems of metric depth; repeatable."),
+    ] = None,
+) -> None:
+    """Triples, and pairs without masks, as `python -m export --judge` reads them."""
+    from training.data.rgbd_sets import find_sets, set_folders
+    from training.pairs import Conventions, write_saliency_pairs
+
+    try:
+        names = set_folders(data)
+        dark = near_dark or []
+        conventions: Conventions = [
+            *((stem, "near_dark") for stem in dark if stem not in names),
+            *((stem, "metric") for stem in metric or []),
+        ]
+        given = _conventions(None, [name for name in dark if name in names], None)
+        sets = find_sets(data, {**dict.fromkeys(names, "near_bright"), **given})
+        count = write_saliency_pairs(sets, unlabelled or [], conventions, size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} pairs in {out}")
+
+
+@pairs.command("reid")
+def reid_pairs_command(
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    layout: Annotated[
+        str, typer.Option(help="rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles.")
+    ],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels.")],
+    out: Annotated[Path, typer.Option(help="The archive, .npz.")],
+) -> None:
+    """Query and gallery crops as `python -m export --judge` reads them."""
+    from training.data.reid_sets import find_trial
+    from training.pairs import write_reid_pairs
+
+    try:
+        trial = find_trial(data, layout)  # type: ignore[arg-type] # it names the layouts it knows
+        count = write_reid_pairs(trial, size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} pairs in {out}")
 
 
 @doctor.command("saliency")
