@@ -193,7 +193,7 @@ def _plot(results: Results, task: Task, path: Path) -> None:
             axes.plot([np.mean(values[name])], [row], "|", color="black", markersize=14)
         axes.grid(alpha=0.3)
     left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
+    left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel("S - MAE" if task == "saliency" else "(mAP + rank 1) / 2")
     right.axvline(0, color="black", linewidth=0.8)
     right.set_xlabel(f"difference from {names[0]}, seed by seed")

@@ -192,6 +192,7 @@ def reid_loss(
     triplets = [triplet(feature.float(), identity) for feature in parts.features]
     entropy, metric = torch.stack(entropies).mean(), torch.stack(triplets).mean()
     right = (parts.logits[0].argmax(dim=1) == identity).float().mean()
-    log = {f"triplet_{name}": value.detach() for name, value in zip(PARTS, triplets, strict=True)}
+    names = [*PARTS, *(f"group{i}" for i in range(1, len(triplets) - len(PARTS) + 1))]
+    log = {f"triplet_{name}": value.detach() for name, value in zip(names, triplets, strict=True)}
     log |= {"entropy": entropy.detach(), "triplet": metric.detach(), "accuracy": right}
     return entropy + triplet_weight * metric, log
