@@ -5,6 +5,7 @@ make test-browser
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -84,6 +85,13 @@ def pixel(page: Any, canvas: str, x: float, y: float) -> list[int]:
     return list(found)
 
 
+def drawing(page: Any, canvas: str) -> np.ndarray[Any, Any]:
+    """A canvas, (H, W, 4)."""
+    url = page.eval_on_selector(canvas, "canvas => canvas.toDataURL()")
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as image:
+        return np.asarray(image.convert("RGBA")).astype(int)
+
+
 def settle(page: Any) -> None:
     """Let the drawing of the next frame pass."""
     page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
@@ -130,13 +138,7 @@ def test_16_bits_are_read_as_such_and_missing_depth_is_marked(page: Any) -> None
     with Image.open(EXAMPLES / "mug_depth.png") as image:
         depth = np.asarray(image).astype(float)
     valid = depth[depth > 0]
-    shown = page.evaluate(
-        """() => {
-          const canvas = document.querySelector(".well-depth canvas");
-          return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
-        }"""
-    )
-    shown = np.array(shown).reshape(*depth.shape, 4)
+    shown = drawing(page, ".well-depth canvas")
     expected = 255 * (valid.max() - depth) / (valid.max() - valid.min())
     assert np.abs(shown[..., 0] - expected)[depth > 0].max() <= 1
     assert (shown[..., 3] == 0).tolist() == (depth == 0).tolist()
@@ -211,13 +213,7 @@ def test_the_browser_draws_views_as_the_service_does(page: Any, tmp_path: Path) 
         download.value.save_as(kept)
         with Image.open(kept) as image:
             served = np.asarray(image.convert("RGBA")).astype(int)
-        drawn = page.evaluate(
-            """() => {
-              const canvas = document.querySelector(".stage-over");
-              return [...canvas.getContext("2d").getImageData(0, 0, 640, 480).data];
-            }"""
-        )
-        drawn = np.array(drawn).reshape(480, 640, 4)
+        drawn = drawing(page, ".stage-over")
         opaque = served[..., 3] > 200  # a canvas loses colour where it is transparent
         # Two JPEG decoders, and a map of 8 bits in place of floats.
         assert np.abs(drawn - served)[opaque].mean() < 2
