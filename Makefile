@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
 
-.PHONY: serve test test-browser lint check lock examples clean
+.PHONY: serve test test-browser test-gpu test-docker lint check lock examples clean
 
 serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:8000; installs no torch
 	$(SERVE)/bin/python -m app serve
@@ -13,6 +13,14 @@ test: $(DEV)/.locked  ## the default tests: no network, no GPU
 
 test-browser: $(DEV)/.browser  ## the demo page in chromium (Debian: apt install chromium)
 	$(DEV)/bin/python -m pytest -m browser tests/browser
+
+# In an environment of its own, which the locks do not cover: the extras gpu, tensorrt and train, but
+# onnxruntime-gpu alone of the two; TensorRT comes from NVIDIA's package index.
+test-gpu:  ## build, run and compare on an NVIDIA GPU: make test-gpu PYTHON=.venv/gpu/bin/python
+	$(PYTHON) -m pytest -v -m 'gpu or tensorrt' tests/gpu
+
+test-docker: $(DEV)/.locked  ## build and run the CPU image; what it needs, tests/docker/engine.py says
+	$(DEV)/bin/python -m pytest -m docker tests/docker
 
 lint: $(DEV)/.locked  ## format, lint, types, import rules
 	$(DEV)/bin/ruff format --check .
@@ -25,7 +33,7 @@ check: lint test  ## exactly what CI runs
 lock:  ## resolve the locked versions anew
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
-	for extra in serve dev; do .venv/lock/bin/uv pip compile --quiet --universal \
+	for extra in serve gpu tensorrt train dev; do .venv/lock/bin/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 		--custom-compile-command "make lock" --extra $$extra pyproject.toml -o locks/$$extra.txt; done
 	.venv/lock/bin/uv pip compile --quiet --universal \

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from model.bundle import Manifest
 from model.checkpoint import Checkpoint
 from model.config import ReIDConfig, SaliencyConfig, Task
 
@@ -57,7 +56,7 @@ _CARD = """\
 | input `aux` | float32 (B, {height}, {width}, 1) in [0, 1], {aux} |
 | output `{output}` | {answer} |
 | network | {network} |
-| graph | ONNX opset {opset}, {precision} arithmetic, weights stored as {weights_precision} |
+| graph | ONNX opset {opset}, {precision} products, weights stored as {weights_precision} |
 
 Network: Wang et al., "MutualFormer: Multi-Modality Representation Learning via Cross-Diffusion
 Attention", IJCV 2024, doi:10.1007/s11263-024-02067-x; {reconstructed} and training are this
@@ -73,7 +72,7 @@ project's own reconstruction.
 
 ## Conversion
 
-Largest absolute difference of the answers after each step, on eight formula-made pairs.
+Difference of the answers after each step, on eight formula-made pairs.
 
 {conversion}
 
@@ -150,11 +149,11 @@ def write_card(
         width=width,
         output=manifest["output"],
         opset=manifest["opset"],
-        precision=Manifest.model_fields["precision"].default,
+        precision=manifest["precision"],
         weights_precision=manifest["weights_precision"],
         training=_training(checkpoint, manifest["training_data"]),
         quality=_quality(manifest["metrics"]),
-        conversion=_conversion(parity["steps"]),
+        conversion=_conversion(parity),
         limits=(notes or LIMITS[config.task].format(height=height, width=width)).strip(),
         licence=manifest["licence"],
     )
@@ -213,20 +212,50 @@ def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(_table(("set", *columns), rows))
 
 
-def _conversion(steps: list[dict[str, Any]]) -> str:
-    head: tuple[str, ...] = ("step", "max abs error", "allowed")
+def _conversion(parity: Mapping[str, Any]) -> str:
+    steps = parity["steps"]
+    head: tuple[str, ...] = ("step", "max abs error", "allowed", "mean")
     rows: list[tuple[str, ...]] = [
         (
             step["step"].replace("_", " "),
             f"{step['max_abs_error']:.1e}",
             "measured" if step["tolerance"] is None else f"{step['tolerance']:.0e}",
+            f"{step['mean_abs_error']:.1e}",
         )
         for step in steps
     ]
     if all("min_cosine" in step for step in steps):
         head = (*head, "least cosine")
         rows = [(*row, f"{step['min_cosine']:.7f}") for row, step in zip(rows, steps, strict=True)]
-    return "\n".join(_table(head, rows))
+    parts = _table(head, rows)
+    if "real" in parity:
+        real = parity["real"]
+        parts += ["", f"On {real['pairs']} real pairs ({real['file']}):", ""]
+        measured = [
+            (step["step"].replace("_", " "), step["real"]) for step in steps if "real" in step
+        ]
+        parts += _table(
+            ("step", "max abs error", "mean"),
+            [
+                (name, f"{errors['max_abs_error']:.1e}", f"{errors['mean_abs_error']:.1e}")
+                for name, errors in measured
+            ],
+        )
+        if any(real["scores"].values()):
+            columns = list(next(iter(real["scores"].values())))
+            parts += [
+                "",
+                *_table(
+                    ("form", *columns),
+                    [
+                        (name.replace("_", " "), *(f"{scores[key]:.4f}" for key in columns))
+                        for name, scores in real["scores"].items()
+                    ],
+                ),
+            ]
+    if parity["not_run"]:
+        parts += ["", "Not run: " + "; ".join(parity["not_run"]) + "."]
+    return "\n".join(parts)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -6,6 +6,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.graph import GraphError, tidy
+
 OPSETS = (18, 19, 20)
 """Operator sets that this project writes."""
 
@@ -69,7 +71,10 @@ def to_onnx(network: nn.Module, size: tuple[int, int], output: str, opset: int) 
     written = {entry.domain: entry.version for entry in model.opset_import}
     if written != {"": opset}:
         raise ConversionError(f"asked for opset {opset}, the exporter wrote {written}")
-    return _without_notes(model, output)
+    try:
+        return tidy(_without_notes(model, output))
+    except GraphError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _without_notes(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

@@ -67,9 +67,9 @@ class Manifest(_Strict):
     dim: int | None = Field(default=None, ge=1)
     """Numbers in an embedding; none for maps."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """Arithmetic inside the graph."""
-    weights_precision: Literal["fp32", "fp16"] = "fp32"
-    """How weights are stored; `fp16` weights are cast at load, inside the graph."""
+    """Of products and convolutions in the graph; the rest is float32."""
+    weights_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """How most weights are stored; those that are not computed with as such are cast at load."""
     opset: int
     """ONNX operator set of the graph."""
     files: dict[str, str]
@@ -145,6 +145,17 @@ class Bundle:
         """The ONNX graph."""
         return self.path / MODEL
 
+    @property
+    def canary_tolerance(self) -> float:
+        """How far answers to the canary may be from the exporter's, by the certificate.
+
+        Certificates before 0.2 do not say; what was allowed then is allowed still.
+        """
+        given = self.parity.get("canary_tolerance")
+        if isinstance(given, float) and given > 0:
+            return given
+        return 1e-3 if self.manifest.precision == "fp32" else 2e-2
+
 
 def seal_bundle(folder: Path, **fields: Any) -> Bundle:
     """Digest every file of `folder`, write its manifest atomically, and open the result.
@@ -213,25 +224,38 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     return Bundle(path, manifest, _read_parity(path / PARITY))
 
 
+def bundle_folders(folder: Path) -> list[Path]:
+    """`folder` itself if it is a bundle, else each of its folders that has a manifest.
+
+    Raises:
+        BundleError: `folder` does not exist.
+        PermissionError: something in it may not be read.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder")
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    # A pattern that reached for the manifests would skip what may not be read.
+    children = sorted(folder.glob("[!.]*"))
+    return [child for child in children if (child / MANIFEST).is_file()]
+
+
 def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
-    """Open `folder` itself if it is a bundle, else each of its folders that has a manifest.
+    """Open every bundle that `bundle_folders` finds.
 
     Returns:
         The bundles by name; empty when there are none.
 
     Raises:
         BundleError: `folder` does not exist, a bundle is bad, or two share a name.
+        PermissionError: something in it may not be read.
     """
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder")
-    if (folder / MANIFEST).is_file():
-        return [open_bundle(folder, verify=verify)]
     found: dict[str, Bundle] = {}
-    for manifest_path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
-        bundle = open_bundle(manifest_path.parent, verify=verify)
+    for path in bundle_folders(folder):
+        bundle = open_bundle(path, verify=verify)
         name = bundle.manifest.name
         if name in found:
-            raise BundleError(f"{manifest_path}: {found[name].path} is named {name!r} too")
+            raise BundleError(f"{path / MANIFEST}: {found[name].path} is named {name!r} too")
         found[name] = bundle
     return [found[name] for name in sorted(found)]
 

@@ -42,3 +42,8 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Free the network; `run` must not be called again."""
         ...
+
+
+def bucket_of(rows: int) -> int:
+    """The least power of two that holds `rows`: runtimes that prepare each size prepare these."""
+    return 1 << (rows - 1).bit_length()

@@ -9,13 +9,21 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from model.runtimes.base import RuntimeFailure
+from model.runtimes.base import OutOfMemory, RuntimeFailure
 
 Device = Literal["cpu", "cuda"]
 ProviderPolicy = Literal["strict", "fallback"]
 
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUTS = {"rgb", "aux"}
+_NO_MEMORY = (
+    "failed to allocate memory",
+    "out of memory",
+    "out_of_memory",
+    "bad_alloc",
+    "smaller than requested",
+)
+"""What its messages say; its exceptions do not tell."""
 
 
 class OnnxRuntime:
@@ -30,6 +38,7 @@ class OnnxRuntime:
         device: Device = "cpu",
         provider_policy: ProviderPolicy = "strict",
         threads: int | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         """Load the graph.
 
@@ -39,6 +48,7 @@ class OnnxRuntime:
             provider_policy: `strict` refuses any other device than the one asked for;
                 `fallback` takes the CPU and says so in `device`.
             threads: within one operator on a CPU; ONNX Runtime chooses by default.
+            memory_limit_bytes: most that its arena takes of a GPU; all of it by default.
 
         Raises:
             RuntimeFailure: the graph does not load, is not of this kind, or the device is absent.
@@ -50,11 +60,16 @@ class OnnxRuntime:
             options.intra_op_num_threads = threads
         # Asked for a provider outside its build, onnxruntime warns and gives a CPU session.
         built = ort.get_available_providers()
-        providers = [name for name in dict.fromkeys([wanted, _PROVIDERS["cpu"]]) if name in built]
+        settings = {_PROVIDERS["cuda"]: _cuda_settings(memory_limit_bytes)}
+        providers = [
+            (name, settings.get(name, {}))
+            for name in dict.fromkeys([wanted, _PROVIDERS["cpu"]])
+            if name in built
+        ]
         try:
             self._session: Any = ort.InferenceSession(model_path, options, providers=providers)
         except Exception as error:  # its exceptions share no base but this
-            raise RuntimeFailure(f"{model_path}: {error}") from error
+            raise _failure(f"{model_path}: {error}") from error
         active = self._session.get_providers()
         if wanted not in active and provider_policy == "strict":
             raise RuntimeFailure(
@@ -69,13 +84,15 @@ class OnnxRuntime:
                 f"{model_path}: expected inputs rgb and aux and one output, "
                 f"got {sorted(inputs)} and {outputs}"
             )
+        self._output: str = outputs[0]
 
     def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `Runtime.run`."""
+        run = self._run_bound if self.device.startswith("cuda") else self._run
         try:
-            (output,) = self._session.run(None, {"rgb": rgb, "aux": aux})
+            output = run({"rgb": rgb, "aux": aux})
         except Exception as error:  # its exceptions share no base but this
-            raise RuntimeFailure(f"onnxruntime: {error}") from error
+            raise _failure(f"onnxruntime: {error}") from error
         if len(output) != len(rgb):
             raise RuntimeFailure(f"{len(rgb)} rows went in, {len(output)} came out")
         return np.asarray(output, np.float32)
@@ -83,3 +100,44 @@ class OnnxRuntime:
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+    def _run(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        (output,) = self._session.run(None, inputs)
+        return np.asarray(output)
+
+    def _run_bound(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """Inputs and output are in the device's memory, out of its arena, and copied once each."""
+        kind, _, number = self.device.partition(":")
+        place = (kind, int(number or 0))
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            on_device = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *place)
+            binding.bind_ortvalue_input(name, on_device)
+        binding.bind_output(self._output, *place)
+        self._session.run_with_iobinding(binding)
+        (output,) = binding.copy_outputs_to_cpu()
+        return np.asarray(output)
+
+
+def _cuda_settings(memory_limit_bytes: int | None) -> dict[str, str]:
+    settings = {
+        "device_id": "0",
+        # Grows by what is asked for: by powers of two it would keep up to twice that.
+        "arena_extend_strategy": "kSameAsRequested",
+        # `EXHAUSTIVE`, the default, times every convolution anew at each batch size that it meets.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # float32 means float32, as in the certificate.
+        "use_tf32": "0",
+    }
+    if memory_limit_bytes is not None:
+        settings["gpu_mem_limit"] = str(memory_limit_bytes)
+    return settings
+
+
+def _failure(message: str) -> RuntimeFailure:
+    lower = message.lower()
+    return (
+        OutOfMemory(message)
+        if any(sign in lower for sign in _NO_MEMORY)
+        else RuntimeFailure(message)
+    )

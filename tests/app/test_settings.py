@@ -43,3 +43,8 @@ def test_misspelt_variables_are_found() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_tensorrt_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ValidationError, match="needs device=cuda, got cpu"):
+        Settings(runtime="tensorrt")

@@ -139,7 +139,7 @@ def test_the_card_tells_of_embeddings_and_not_of_maps(exported: Exported) -> Non
     assert card.startswith("# tiny 0.1.0\n")
     assert f"| output `embedding` | float32 (B, {dim}), unit length |" in card
     assert "near-infrared" in card
-    assert "| step | max abs error | allowed | least cosine |" in card
+    assert "| step | max abs error | allowed | mean | least cosine |" in card
     assert "- vehicles: crops" in card
     for word in ("depth", "salien", "decoder", "stands out"):
         assert word not in card.lower()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from model.runtimes.base import RuntimeFailure
+from model.runtimes.base import OutOfMemory, RuntimeFailure
 from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 from model.runtimes.onnx_runtime import OnnxRuntime
 from tests.app.tiny import SIDE, write_onnx, write_reid_onnx
@@ -108,3 +109,68 @@ def test_a_batch_of_another_shape_is_a_failure(model_path: Path) -> None:
 
     with pytest.raises(RuntimeFailure, match="onnxruntime"):
         OnnxRuntime(model_path).run(rgb[:, 1:], aux[:, 1:])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : BFCArena::AllocateRawInternal Failed to "
+        "allocate memory for requested buffer of size 1048576",
+        "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 2: out of memory ; GPU=0",
+        "std::bad_alloc",
+    ],
+)
+def test_too_little_memory_is_said_as_such(
+    model_path: Path, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = OnnxRuntime(model_path)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(runtime, "_run", fail)
+
+    with pytest.raises(OutOfMemory, match="onnxruntime: "):
+        runtime.run(*batch(2))
+
+
+def test_bound_inputs_answer_the_same(model_path: Path) -> None:
+    """As on a GPU, where it cannot be seen here."""
+    runtime = OnnxRuntime(model_path)
+
+    for size, seed in ((2, 1), (3, 2), (2, 3)):
+        rgb, aux = batch(size)
+        inputs: dict[str, NDArray[Any]] = {"rgb": rgb // seed, "aux": aux / seed}
+        answer = runtime._run_bound(inputs)
+        np.testing.assert_array_equal(answer, runtime.run(inputs["rgb"], inputs["aux"]))
+
+
+def test_a_gpu_gets_its_limits(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    session = ort.InferenceSession(model_path, providers=["CPUExecutionProvider"])
+    monkeypatch.setattr(
+        ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+
+    def start(*_: object, providers: list[Any]) -> ort.InferenceSession:
+        asked.extend(providers)
+        return session
+
+    monkeypatch.setattr(ort, "InferenceSession", start)
+
+    OnnxRuntime(
+        model_path,
+        device="cuda",
+        provider_policy="fallback",
+        memory_limit_bytes=2**30,
+    )
+
+    (cuda, settings), (cpu, none) = asked
+    assert (cuda, cpu, none) == ("CUDAExecutionProvider", "CPUExecutionProvider", {})
+    assert settings == {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "gpu_mem_limit": "1073741824",
+    }

@@ -1,0 +1,1 @@
+"""Measurements that documentation and choices rest on; run by hand."""
