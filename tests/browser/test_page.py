@@ -9,6 +9,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -460,6 +462,36 @@ def test_a_key_is_asked_for_sent_and_kept_nowhere(page: Any) -> None:
     assert "$MUTUALFORMER_KEY" in page.inner_text("#saliency-view pre")
     assert "letmein" not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
     assert page.context.cookies() == []
+
+
+def test_a_service_with_keys_answers_once_it_has_one(browser: Any, tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "app", "new-key", "me"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    key, line = (text.split(":", 1)[1].strip() for text in made.stdout.splitlines())
+    (tmp_path / "keys").write_text(f"{line}\n")
+    guarded = Server(MUTUALFORMER_API_KEYS_FILE=str(tmp_path / "keys"))
+    page = browser.new_page()
+    try:
+        guarded.start()
+        page.goto(guarded.url)
+        page.click("[data-example=vase]")
+        notice(page, "unauthorized")
+        page.fill("#saliency-view input[type=password]", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=The last one was refused")
+        page.fill("#saliency-view input[type=password]", key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(ANSWERED)
+        page.click("nav >> text=Models")
+        page.wait_for_selector(".model")
+    finally:
+        page.close()
+        guarded.stop()
 
 
 def test_a_stopped_service_is_noticed_and_its_return_too(page: Any, server: Server) -> None:
