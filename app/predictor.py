@@ -286,17 +286,6 @@ async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do everything side by side; of several errors, raise the first in order and end the rest."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return [await task for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _run_in(pool: Executor, work: Callable[[], T], times: StageTimes | None = None) -> T:
     submitted = time.perf_counter()
 
