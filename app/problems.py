@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.errors import Overloaded, RequestTooLarge, ServiceError, Unauthorized
+from app.errors import Overloaded, RequestTooLarge, ServiceError, StorageFailed, Unauthorized
 from app.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -94,6 +95,12 @@ def describe(openapi: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
+    # FastAPI takes whatever goes wrong while a form is read for the client's fault.
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, OSError):
+        cause = str(error.__cause__)
+        request_id = request.state.request_id
+        structlog.get_logger().error("cannot keep an upload", error=cause, request_id=request_id)
+        error = StorageFailed("there is no room for an upload of this size; try a smaller one")
     return render(error, request.scope)
 
 

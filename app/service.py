@@ -118,7 +118,8 @@ class Service:
         except Exception as error:  # noqa: BLE001 - whatever it is, start-up is over
             self.failure = error
             self.phase = f"failed: {error}"
-            expected = isinstance(error, BundleError | KeyFileError | RuntimeFailure)
+            known = BundleError | KeyFileError | RuntimeFailure | OSError
+            expected = isinstance(error, known)
             self._log.error("start-up failed", error=str(error), exc_info=not expected)
         self.settled.set()
 

@@ -14,6 +14,11 @@ from model.config import Form, Fusion, Implementation
 from model.kernels.dispatch import cross_diffusion_attention, self_attention
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Out of a 16-bit type; float64, in which conversions are judged, stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between: (B, N, C) -> (B, N, C)."""
 

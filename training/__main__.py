@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -44,6 +45,10 @@ doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before train
 app.add_typer(doctor, name="doctor")
 
 
+synthesise = typer.Typer(no_args_is_help=True, help="Render a data set; needs no download.")
+app.add_typer(synthesise, name="synthesise")
+
+
 @app.callback()
 def main() -> None:
     """Train and evaluate MutualFormer networks."""
@@ -59,7 +64,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a field, e.g. --set steps=100.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Replace a field, e.g. --set steps=100 or --set config.fusion=ca."
+        ),
     ] = None,
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
@@ -358,6 +366,46 @@ def doctor_reid_command(
         raise typer.Exit(1)
 
 
+@synthesise.command("saliency")
+def synthesise_saliency_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,test}/{rgb,depth,gt}.")],
+    train: Annotated[int, typer.Option(min=1, help="Triples to train on.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Others, to judge on.")] = 100,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Of all scenes.")] = 0,
+) -> None:
+    """Render tables with things on them, their depth, and a mask of the one that is meant."""
+    from training.data.synthetic import write_scenes
+
+    _render(write_scenes(out, train, test, side, seed), train + test, out)
+
+
+@synthesise.command("reid")
+def synthesise_reid_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,query,gallery}/{rgb,nir}.")],
+    train: Annotated[int, typer.Option(min=1, help="Vehicles to train on.")] = 60,
+    test: Annotated[int, typer.Option(min=1, help="Others, to search for.")] = 30,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of all vehicles.")] = 0,
+) -> None:
+    """Render vehicles in colour and near-infrared before four cameras, twice each."""
+    from training.data.synthetic import CAMERAS, write_vehicles
+
+    _render(write_vehicles(out, train, test, side, seed), 2 * CAMERAS * (train + test), out)
+
+
+def _render(stems: Iterable[str], total: int, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        typer.echo(f"error: {out} is not empty", err=True)
+        raise typer.Exit(2)
+    console = Console(stderr=True)
+    shown = track(
+        stems, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+    count = sum(1 for _ in shown)
+    typer.echo(f"{count} rendered: {out}")
+
+
 @app.command("fit-nir")
 def fit_nir_command(
     scenes: Annotated[
@@ -409,12 +457,21 @@ def _watched(items: Sequence[T]) -> Iterable[T]:
     return track(items, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _parse(changes: list[str]) -> dict[str, object]:
-    for change in changes:
-        if "=" not in change:
-            raise ValueError(f"--set takes field=value, got {change!r}")
-    pairs = (change.partition("=") for change in changes)
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+def _parse(changes: Sequence[str]) -> dict[str, object]:
+    """`["config.alpha=0.3"]` -> `{"config.alpha": 0.3}`."""
+    pairs = [change.partition("=") for change in changes]
+    unequal = [key for key, sign, _ in pairs if not sign]
+    if unequal:
+        raise ValueError(f"expected name=value after --set, got {', '.join(unequal)}")
+    return {key: _value(text) for key, _, text in pairs}
+
+
+def _value(text: str) -> object:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with suppress(ValueError):  # YAML takes 1e-3 for a word
+            return float(value)
+    return value
 
 
 if __name__ == "__main__":

@@ -310,6 +310,8 @@ def test_a_run_that_is_stopped_leaves_whole_answers_and_goes_on(
         [sys.executable, "-m", "app", *folder.words("--json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell that starts the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60

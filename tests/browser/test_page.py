@@ -1,6 +1,6 @@
 """The demo page in a real browser: both flows, and everything that may go wrong in them.
 
-    make test-browser
+make test-browser
 """
 
 from __future__ import annotations
@@ -257,7 +257,9 @@ def test_photos_of_12_megapixels_work(page: Any) -> None:
         page.fill("#threshold", threshold)
         settle(page)
 
-    assert "4000 × 3000" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert page.eval_on_selector(".stage-over", "canvas => canvas.width") == 1600
     assert time.monotonic() - began < 5
 
@@ -434,9 +436,11 @@ def test_a_slow_answer_says_so_and_can_be_cancelled(page: Any) -> None:
     page.route("**/v1/saliency*", lambda _route: None)  # is never answered
     page.click("[data-example=vase]")
     page.wait_for_selector("text=Still working", timeout=10_000)
-    page.click("text=Cancel")
+    page.click("button:has-text('Cancel')")
+    page.unroute("**/v1/saliency*")
+    page.click("button:has-text('Send again')")
 
-    assert page.query_selector(".progress") is None
+    page.wait_for_selector(ANSWERED)
 
 
 def test_a_key_is_asked_for_sent_and_kept_nowhere(page: Any) -> None:
@@ -611,5 +615,7 @@ def test_a_photo_is_turned_as_the_answer_is(page: Any) -> None:
     choose_pair(page, payload("p.jpg", file.getvalue()), payload("d.png", encoded(depth)))
     page.wait_for_selector(ANSWERED)
 
-    assert "320 × 240" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "320 \N{MULTIPLICATION SIGN} 240" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert "says how it was held" in page.inner_text("#saliency-view .warnings")
