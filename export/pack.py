@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from torch import nn
+from torch import Tensor, nn
 
 from export.card import training_data, write_card
 from export.fold import fold_batch_norms
@@ -195,6 +196,18 @@ def _save_model(model: onnx.ModelProto, path: Path) -> None:
         raise ConversionError(f"the graph is not valid: {error}") from error
 
 
+class _InFloat64(nn.Module):
+    """A copy of a network that computes in float64."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).double()
+
+    def forward(self, rgb: Tensor, aux: Tensor) -> Tensor:
+        answer: Tensor = self.network(rgb, aux.double())
+        return answer
+
+
 def _parity(
     conversion: Conversion, runnable: Path, size: tuple[int, int], real: RealPairs | None
 ) -> dict[str, Any]:
@@ -218,7 +231,8 @@ def _parity(
         ]
         facts = _range(conversion, size, real)
     try:
-        parity = check_parity(stages, size, real)
+        in_float64 = PyTorchRuntime(_InFloat64(conversion.forms[0][1]))
+        parity = check_parity(stages, size, real, exact=in_float64.run)
     finally:
         for runtime in runtimes:
             runtime.close()

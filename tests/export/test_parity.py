@@ -66,6 +66,20 @@ def test_a_step_without_tolerance_is_measured() -> None:
     assert step_of(parity, "onnxruntime")["max_abs_error"] == 0
 
 
+def test_what_float32_itself_is_off_by_is_allowed_thrice() -> None:
+    """Two forms that are off by 2e-5 each, to both sides of float64."""
+    below = Stage("trained", off_by(-2e-5), None)
+
+    parity = check_parity(
+        [below, Stage("onnxruntime", off_by(3.9e-5), MAX_ABS_ERROR)], SIZE, exact=ECHO
+    )
+
+    assert step_of(parity, "onnxruntime")["tolerance"] == pytest.approx(6e-5, rel=0.01)
+    assert parity["float32_error"]["formula"] == pytest.approx(2e-5, rel=0.01)
+    with pytest.raises(ParityError, match=r"onnxruntime: max abs error 6.2.*e-05, at most 6.*e-05"):
+        check_parity([below, Stage("onnxruntime", off_by(4.2e-5), MAX_ABS_ERROR)], SIZE, exact=ECHO)
+
+
 def test_small_errors_may_not_add_up() -> None:
     runs = [(f"step {i}", off_by(0.8e-5 * i), MAX_ABS_ERROR) for i in (1, 2)]
 
