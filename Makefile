@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
 
-.PHONY: serve test test-gpu lint check lock examples clean
+.PHONY: serve test test-browser test-gpu test-docker lint check lock examples clean
 
 serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:8000; installs no torch
 	$(SERVE)/bin/python -m app serve
@@ -11,10 +11,16 @@ serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:80
 test: $(DEV)/.locked  ## the default tests: no network, no GPU
 	$(DEV)/bin/python -m pytest
 
+test-browser: $(DEV)/.browser  ## the demo page in chromium (Debian: apt install chromium)
+	$(DEV)/bin/python -m pytest -m browser tests/browser
+
 # In an environment of its own, which the locks do not cover: the extras gpu, tensorrt and train, but
 # onnxruntime-gpu alone of the two; TensorRT comes from NVIDIA's package index.
 test-gpu:  ## build, run and compare on an NVIDIA GPU: make test-gpu PYTHON=.venv/gpu/bin/python
 	$(PYTHON) -m pytest -v -m 'gpu or tensorrt' tests/gpu
+
+test-docker: $(DEV)/.locked  ## build and run the CPU image; what it needs, tests/docker/engine.py says
+	$(DEV)/bin/python -m pytest -m docker tests/docker
 
 lint: $(DEV)/.locked  ## format, lint, types, import rules
 	$(DEV)/bin/ruff format --check .
@@ -27,14 +33,22 @@ check: lint test  ## exactly what CI runs
 lock:  ## resolve the locked versions anew
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
-	for extra in serve dev; do .venv/lock/bin/uv pip compile --quiet --universal \
+	for extra in serve gpu tensorrt train dev; do .venv/lock/bin/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 		--custom-compile-command "make lock" --extra $$extra pyproject.toml -o locks/$$extra.txt; done
+	.venv/lock/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+		--custom-compile-command "make lock" --extra browser -c locks/dev.txt pyproject.toml -o locks/browser.txt
 
 examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/examples.png
 	$(SERVE)/bin/python -m examples.make_examples
 	$(SERVE)/bin/python -m examples.make_vehicles
 	$(SERVE)/bin/python -m examples.draw_answers
+	cp examples/*_rgb.jpg examples/*_depth.png examples/*_nir.png app/web/examples/
+
+$(DEV)/.browser: $(DEV)/.locked locks/browser.txt
+	$(DEV)/bin/python -m pip install --quiet --require-hashes -r locks/browser.txt
+	touch $@
 
 clean:  ## remove the environments and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +29,14 @@ MEDIA_TYPES: dict[Output, str] = {
 
 
 def encode(
-    output: Output, saliency: NDArray[np.float32], rgb: Image.Image, threshold: float
+    output: Output, saliency: NDArray[np.float32], rgb: Image.Image | None, threshold: float
 ) -> bytes:
     """Encode every output but `json`.
 
     Args:
         output: what was asked for.
         saliency: (H, W) in [0, 1].
-        rgb: the upright picture, of any size; mode RGB.
+        rgb: the upright picture, of any size, mode RGB; needed for `cutout` and `overlay`.
         threshold: see `SaliencyOptions`.
     """
     if output == "map":
@@ -46,6 +47,8 @@ def encode(
         return encode_png(Image.fromarray(_to_bytes(saliency >= threshold)))
     if output == "npy":
         return encode_npy(saliency)
+    if rgb is None:
+        raise ValueError(f"{output} is not a file that needs no picture")
     # Pillow mixes in 8 bits: floats of a large picture would take a dozen bytes a pixel.
     size = (saliency.shape[1], saliency.shape[0])
     picture = rgb.copy() if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR)
@@ -65,6 +68,7 @@ def describe(
     model_id: str,
     depth_convention: DepthConvention,
     threshold: float,
+    substituted: Literal["depth"] | None,
     warnings: list[str],
     timings_ms: dict[str, float],
 ) -> SaliencyReport:
@@ -82,6 +86,7 @@ def describe(
         bounding_box=_bounding_box(mask),
         rle=RunLengths(size=(height, width), counts=run_lengths(mask)),
         map_png_base64=base64.b64encode(encode_png(Image.fromarray(_to_bytes(saliency)))).decode(),
+        substituted=substituted,
         warnings=warnings,
         timings_ms=timings_ms,
     )

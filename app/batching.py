@@ -56,6 +56,8 @@ class Inferred(NamedTuple):
     infer_s: float
     """The run of the whole batch."""
     batch_size: int
+    batch: int
+    """Which run of this batcher, counted from 1."""
 
 
 class Watch:
@@ -67,8 +69,8 @@ class Watch:
     def dropped(self, reason: Dropped) -> None:
         """A pair was dropped before it ran."""
 
-    def failed(self, error: RuntimeFailure) -> None:
-        """A run failed."""
+    def failed(self, error: Exception) -> None:
+        """A run failed, with anything but a `RuntimeFailure` if the runtime broke its word."""
 
 
 @dataclass(eq=False)
@@ -100,6 +102,7 @@ class Batcher:
         self._queue: deque[_Waiting] = deque()
         self._queued_bytes = 0
         self._running = 0
+        self._runs = 0
         self._rate = 0.0
         self._arrived = asyncio.Event()
         self._closing = False
@@ -220,9 +223,10 @@ class Batcher:
             else:
                 self._fail(batch, error)
             return
-        except RuntimeFailure as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next batch runs
             self._fail(batch, error)
             return
+        self._runs += 1
         seconds = loop.time() - started
         rate = len(batch) / max(seconds, 1e-6)
         self._rate = (
@@ -232,7 +236,7 @@ class Batcher:
         for waiting, row in zip(batch, rows, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(
-                    Inferred(row, started - waiting.since, seconds, len(batch))
+                    Inferred(row, started - waiting.since, seconds, len(batch), self._runs)
                 )
 
     async def _run_batch(self, batch: list[_Waiting]) -> Rows:
@@ -247,7 +251,7 @@ class Batcher:
             raise RuntimeFailure(f"{len(batch)} rows went in, {len(rows)} came out")
         return rows
 
-    def _fail(self, batch: list[_Waiting], error: RuntimeFailure) -> None:
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         self._watch.failed(error)
         for waiting in batch:
             if not waiting.answer.done():

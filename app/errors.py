@@ -15,9 +15,12 @@ ServiceError
 ├── UnknownModel 404
 ├── ModelMismatch 409                    another model than the one that was expected
 ├── Overloaded 429                       says when to come again
+│   └── RateLimited                      one client asks too often
 ├── DeadlineExceeded 504
+├── Unauthorized 401                     no key, or an unknown one
 ├── NotReady 503
-└── InferenceFailed 500
+├── InferenceFailed 500
+└── StorageFailed 507                    a large upload finds no room on disk
 """
 
 # ruff: noqa: N818 - each class is named for what happened; `ServiceError` says that it is an error
@@ -182,6 +185,21 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(Overloaded):
+    """One client sends more requests than it may."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+
+
+class Unauthorized(ServiceError):
+    """The request carries no API key, or one that is not listed."""
+
+    status = 401
+    code = "unauthorized"
+    title = "An API key is needed"
+
+
 class DeadlineExceeded(ServiceError):
     """The answer would come too late to be of use."""
 
@@ -203,3 +221,11 @@ class InferenceFailed(ServiceError):
 
     code = "inference_failed"
     title = "Inference failed"
+
+
+class StorageFailed(ServiceError):
+    """There is no room for a large upload, or no folder for temporary files."""
+
+    status = 507
+    code = "storage_failed"
+    title = "Storage failed"

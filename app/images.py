@@ -7,6 +7,7 @@ pixels; no pixel is decoded before its header has been checked.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,12 +44,31 @@ _NPY_MAGIC = b"\x93NUMPY"
 T = TypeVar("T")
 
 
+class PixelBudget:
+    """Pixels that the pictures of one request may have together; its threads share it."""
+
+    def __init__(self, pixels: int) -> None:
+        self._pixels = self._left = pixels
+        self._lock = threading.Lock()
+
+    def spend(self, pixels: int, place: Place) -> None:
+        """Raise `PictureTooLarge` for the picture that exceeds the budget."""
+        with self._lock:
+            self._left -= pixels
+            if self._left < 0:
+                raise PictureTooLarge(
+                    f"the pictures of a request may have {self._pixels} pixels together", place
+                )
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a picture may measure."""
 
     max_pixels: int
     min_side: int
+    budget: PixelBudget | None = None
+    """Shared with the other pictures of its request."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,12 @@ def decode_pair(
             f"only one of {rgb.place} and {aux.place} was turned upright by its EXIF orientation"
         )
     return DecodedPair(colour, values, warnings)
+
+
+def decode_rgb(upload: Upload, limits: Limits) -> Image.Image:
+    """The upright colour picture of a pair, mode RGB, alone; errors as in `decode_pair`."""
+    picture, _ = _decode_rgb(upload, limits)
+    return picture
 
 
 def _decode_rgb(upload: Upload, limits: Limits) -> tuple[Image.Image, int]:
@@ -279,6 +305,8 @@ def _check_size(width: int, height: int, limits: Limits, place: Place) -> None:
         raise PictureTooLarge(
             f"{width} x {height} pixels; at most {limits.max_pixels} in all", place
         )
+    if limits.budget is not None:
+        limits.budget.spend(width * height, place)
 
 
 def _check_pair(

@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
-from app.middleware import BodyLimit, RequestFrame
-from app.routes import health, models, reid, saliency
+from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
+from app.routes import health, metrics, models, page, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -32,9 +33,12 @@ def create_app(
     Args:
         settings: read by the entry point.
         make_runtime: what runs a bundle.
-        on_failure: called when start-up fails; `app.state.service.failure` says why.
+        on_failure: called when start-up fails, and when a network fails for good;
+            `app.state.service.failure` says why.
     """
     service = Service(settings, make_runtime)
+    if on_failure is not None:
+        service.on_fault = on_failure
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +51,7 @@ def create_app(
         yield
         service.draining = True
         await starting
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = _DescribedApp(
         title=TITLE,
@@ -59,15 +63,23 @@ def create_app(
         openapi_url="/openapi.json" if settings.docs else None,
         redirect_slashes=False,
         middleware=[
-            Middleware(RequestFrame),
+            Middleware(RequestFrame, service=service),
+            *_cors(settings),
+            Middleware(Guard, service=service),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+            Middleware(AdmissionGate, service=service),
         ],
         form_limits={"max_files": 2, "max_fields": 8},
     )
     app.state.service = service
     problems.install(app)
-    for routes in (saliency, reid, models, health):
+    for routes in (saliency, reid, models, health, protocol):
         app.include_router(routes.router)
+
+    if settings.page:
+        app.include_router(page.make_router())
+    if settings.metrics:
+        app.include_router(metrics.router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -78,8 +90,26 @@ def create_app(
     return app
 
 
+def _cors(settings: Settings) -> list[Middleware]:
+    """Lets browsers hand answers to the pages of the origins listed, and read every header."""
+    origins = settings.origins()
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=["*"],
+        )
+    ]
+
+
 class _DescribedApp(FastAPI):
-    """Describes its errors as the problems that they are."""
+    """Describes its errors as the problems that they are, and bodies that routes read alone."""
 
     def openapi(self) -> dict[str, Any]:
-        return problems.describe(super().openapi())
+        described = problems.describe(super().openapi())
+        described["components"]["schemas"].update(protocol.DEFINITIONS)
+        return described

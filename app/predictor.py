@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import InferenceFailed
-from app.images import Limits
+from app import protocol
+from app.batching import Batcher
+from app.errors import BadRequest, InferenceFailed, NotReady
+from app.images import Limits, PixelBudget
+from app.schemas import InferRequest
 from app.telemetry import StageTimes
 from model.bundle import Bundle, load_canary
 from model.runtimes.base import Runtime, RuntimeFailure
@@ -22,6 +25,10 @@ Rgb = NDArray[np.uint8]
 Aux = NDArray[np.float32]
 Rows = NDArray[np.float32]
 """What a runtime answers: one row for each pair."""
+T = TypeVar("T")
+
+_CLOSE_S = 10.0
+"""Longest that a runtime may take to free itself."""
 
 
 @dataclass(frozen=True)
@@ -33,31 +40,29 @@ class Answer:
     model_id: str
     warnings: list[str]
     """What made this request less useful than it could be."""
+    substituted: str | None = None
+    """The modality that was not sent and for which zeros stood in."""
 
 
-class Prepared(Protocol):
-    """Pairs as the network takes them, and whatever else their answer needs."""
+class Pools:
+    """Threads for pictures, apart so that answers are not held up by what still comes in.
 
-    @property
-    def rgb(self) -> Rgb:
-        """(B, H, W, 3)."""
-        ...
+    Args:
+        threads: in each of the two pools; so many pictures are decoded at once.
+    """
 
-    @property
-    def aux(self) -> Aux:
-        """(B, H, W, 1) in [0, 1]."""
-        ...
+    def __init__(self, threads: int) -> None:
+        self.decode = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.encode = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
-
-P = TypeVar("P", bound=Prepared)
-A = TypeVar("A")
+    def close(self) -> None:
+        """Finish what was submitted."""
+        self.decode.shutdown()
+        self.encode.shutdown()
 
 
 class RuntimeThread:
-    """The one thread that calls a runtime, one batch at a time.
-
-    A batcher goes between `Predictor` and this class, with the same `infer`.
-    """
+    """The one thread that calls a runtime, one batch at a time."""
 
     def __init__(self, open_runtime: Callable[[], Runtime], name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"runtime-{name}")
@@ -66,38 +71,50 @@ class RuntimeThread:
         except BaseException:
             self._thread.shutdown()
             raise
-        self.faulty = False
-        """Whether the last run failed."""
+        self.hangs = False
+        """Whether a run was given up on and has not ended since."""
 
-    async def infer(self, rgb: Rgb, aux: Aux, times: StageTimes) -> Rows:
+    async def infer(self, rgb: Rgb, aux: Aux) -> Rows:
         """Answer a batch: (B, H, W, 3) and (B, H, W, 1) in, a row for each pair out."""
-        submitted = time.perf_counter()
+        if self.hangs:
+            raise RuntimeFailure("an earlier run has not ended")
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._run, rgb, aux)
+        except asyncio.CancelledError:
+            self.hangs = True
+            raise
 
-        def run() -> Rows:
-            times.record("queue", time.perf_counter() - submitted)
-            with times.stage("infer"):
-                return self._run(rgb, aux)
+    def run(self, rgb: Rgb, aux: Aux, *, timeout_s: float | None = None) -> Rows:
+        """Run a batch and wait for it; not for the event loop.
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
-
-    def run(self, rgb: Rgb, aux: Aux) -> Rows:
-        """Run a batch and wait for it; not for the event loop."""
-        return self._thread.submit(self._run, rgb, aux).result()
+        Raises:
+            RuntimeFailure: the run failed, or did not end in time.
+        """
+        return self._result(self._thread.submit(self._run, rgb, aux), timeout_s)
 
     def close(self) -> None:
-        """Finish what was submitted, then free the runtime."""
-        self._thread.submit(self.runtime.close).result()
-        self._thread.shutdown()
+        """Finish what was submitted, then free the runtime; leave a runtime that hangs."""
+        try:
+            if not self.hangs:
+                self._result(self._thread.submit(self.runtime.close), _CLOSE_S)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _result(self, future: Future[T], timeout_s: float | None) -> T:
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            future.cancel()
+            raise RuntimeFailure(f"no end after {timeout_s:g} s") from error
 
     def _run(self, rgb: Rgb, aux: Aux) -> Rows:
         try:
             output = self.runtime.run(rgb, aux)
-            if not np.isfinite(output).all():
-                raise RuntimeFailure("the network answered values that are not finite")
-        except RuntimeFailure:
-            self.faulty = True
-            raise
-        self.faulty = False
+        finally:
+            self.hangs = False
+        if not np.isfinite(output).all():
+            raise RuntimeFailure("the network answered values that are not finite")
         return output
 
 
@@ -110,50 +127,125 @@ class Predictor:
         self,
         bundle: Bundle,
         thread: RuntimeThread,
-        workers: Executor,
+        batcher: Batcher,
+        pools: Pools,
         limits: Limits,
-        room: asyncio.Semaphore,
+        max_request_pixels: int,
     ) -> None:
         self.bundle = bundle
         self.thread = thread
+        self.batcher = batcher
         self.canary_max_error = 0.0
         """Error of the last `check_canary`."""
-        self._workers = workers
+        self.faulty = False
+        """Whether a run failed since the canary last passed."""
+        self._pools = pools
         self._limits = limits
-        # Decoded pictures are large: pairs without a place here wait as the bytes they came in.
-        self._room = room
+        self._max_request_pixels = max_request_pixels
+
+    @property
+    def pair_bytes(self) -> int:
+        """Bytes that a prepared pair takes while it waits."""
+        height, width = self.bundle.manifest.input_size
+        return height * width * (3 + 4)
+
+    def _request_limits(self) -> Limits:
+        """The limits of one request's pictures, which share one budget of pixels."""
+        return replace(self._limits, budget=PixelBudget(self._max_request_pixels))
+
+    def stand_in(self, field: str) -> Aux:
+        """What stands in for the partner of a colour picture: 0, as missing pixels in training.
+
+        Raises:
+            BadRequest: the bundle's policy is to do without none; `field` is missing.
+        """
+        if self.bundle.manifest.modality_policy == "reject":
+            raise BadRequest(f"form field {field!r} is missing", field=field)
+        return np.zeros((*self.bundle.manifest.input_size, 1), np.float32)
 
     def fell_back(self, device: str) -> bool:
         """Whether the network runs elsewhere than on the `device` that was asked for."""
         return not self.thread.runtime.device.startswith(device)
 
-    async def _answer(
-        self, prepare: Callable[[], P], encode: Callable[[Rows, P], A], times: StageTimes
-    ) -> A:
-        """Take one batch from encoded pictures to its answer.
+    async def _in_decode_thread(self, prepare: Callable[[], T], times: StageTimes) -> T:
+        """Decode and prepare pictures where that is done, once a thread is free.
+
+        A caller that is cancelled before then has nothing done.
+        """
+        return await _run_in(self._pools.decode, prepare, times)
+
+    async def _in_encode_thread(self, write: Callable[[], T]) -> T:
+        """Write an answer where that is done."""
+        return await _run_in(self._pools.encode, write)
+
+    async def _infer(self, rgb: Rgb, aux: Aux, times: StageTimes) -> Rows:
+        """The row of one pair: (H, W, 3) and (H, W, 1).
+
+        Raises:
+            DeadlineExceeded: the request's deadline passed.
+            Overloaded: the queue is full; admission should have said so first.
+            InferenceFailed: the runtime failed.
+        """
+        try:
+            inferred = await self.batcher.infer(rgb, aux, deadline=times.deadline)
+        except RuntimeFailure as error:
+            raise InferenceFailed("the network failed on this request") from error
+        times.waited("queue", inferred.queue_s)
+        times.ran(inferred.batch, inferred.batch_size, inferred.infer_s)
+        return inferred.row
+
+    async def tensors(
+        self, body: bytes, json_size: str | None, hold: Callable[[int], None], times: StageTimes
+    ) -> tuple[bytes, int | None]:
+        """Answer a request of the Open Inference Protocol; see `app.protocol`.
 
         Args:
-            prepare: decodes and prepares; in a worker thread.
-            encode: makes the answer of the network's rows; in a worker thread.
+            body: as it came.
+            json_size: of the JSON before raw tensors, as the header says it.
+            hold: takes room for so many pairs.
             times: of the request.
 
         Raises:
-            BadPicture: a picture cannot be used.
-            InferenceFailed: the runtime failed.
+            BadRequest: its tensors are not those of this bundle.
         """
-        loop = asyncio.get_running_loop()
-        arrived = time.perf_counter()
-        async with self._room:
-            times.record("wait", time.perf_counter() - arrived)
-            prepared = await loop.run_in_executor(self._workers, prepare)
-            try:
-                rows = await self.thread.infer(prepared.rgb, prepared.aux, times)
-            except RuntimeFailure as error:
-                raise InferenceFailed("the network failed on this request") from error
-            return await loop.run_in_executor(self._workers, encode, rows, prepared)
+        manifest = self.bundle.manifest
 
-    def check_canary(self) -> float:
+        def read() -> tuple[InferRequest, Rgb, Aux]:
+            with times.stage("decode"):
+                return protocol.read(body, json_size, manifest)
+
+        def write() -> tuple[bytes, int | None]:
+            with times.stage("encode"):
+                return protocol.write(request, manifest, np.stack(rows))
+
+        request, rgb, aux = await self._in_decode_thread(read, times)
+        hold(len(rgb))
+        rows = await in_order(self._infer(*pair, times) for pair in zip(rgb, aux, strict=True))
+        return await self._in_encode_thread(write)
+
+    def check_healthy(self) -> None:
+        """Raise `NotReady` if the last run failed and the canary has not passed since."""
+        if self.faulty:
+            raise NotReady(f"{self.bundle.manifest.name}: its network fails")
+
+    def warm_up(self) -> None:
+        """Run every batch size from 1 up to the largest, doubling, and check its answers; blocks.
+
+        Raises:
+            RuntimeFailure: as `check_canary`.
+        """
+        size, largest = 1, self.batcher.limits.max_batch
+        while size < largest:
+            self.check_canary(size)
+            size *= 2
+        self.check_canary(largest)
+
+    def check_canary(self, size: int | None = None, *, timeout_s: float | None = None) -> float:
         """Run the exporter's inputs and compare with its outputs; blocks.
+
+        Args:
+            size: pairs of the run, the exporter's in turn; by default each of them once.
+            timeout_s: a run that takes longer has failed.
 
         Returns:
             The largest absolute error, also kept in `canary_max_error`.
@@ -162,7 +254,12 @@ class Predictor:
             RuntimeFailure: the runtime fails, or its answers are not the exporter's.
         """
         rgb, aux, expected = load_canary(self.bundle)
-        output = self.thread.run(rgb, aux)
+        if size is None:
+            size = min(len(rgb), self.batcher.limits.max_batch)
+        turns = np.arange(size) % len(rgb)
+        rgb, aux, expected = rgb[turns], aux[turns], expected[turns]
+        self.faulty = True  # until proven otherwise
+        output = self.thread.run(rgb, aux, timeout_s=timeout_s)
         if output.shape != expected.shape:
             raise RuntimeFailure(
                 f"{self.bundle.path}: the canary answers {output.shape}, expected {expected.shape}"
@@ -170,9 +267,31 @@ class Predictor:
         self.canary_max_error = float(np.abs(output - expected).max())
         tolerance = self.bundle.canary_tolerance
         if self.canary_max_error > tolerance:
-            self.thread.faulty = True
             raise RuntimeFailure(
                 f"{self.bundle.path}: the canary's answers differ from the exporter's by "
                 f"{self.canary_max_error:.2g}, more than {tolerance}"
             )
+        self.faulty = False
         return self.canary_max_error
+
+
+async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do everything side by side; of several errors, raise the first in order and end the rest."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run_in(pool: Executor, work: Callable[[], T], times: StageTimes | None = None) -> T:
+    submitted = time.perf_counter()
+
+    def timed() -> T:
+        if times is not None:
+            times.waited("wait", time.perf_counter() - submitted)
+        return work()
+
+    return await asyncio.get_running_loop().run_in_executor(pool, timed)

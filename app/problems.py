@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from app.errors import RequestTooLarge, ServiceError
+from app.errors import Overloaded, RequestTooLarge, ServiceError, StorageFailed, Unauthorized
 from app.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -22,6 +24,7 @@ _FRAMEWORK_CODES = {
     404: ("not_found", "Not found"),
     405: ("method_not_allowed", "Method not allowed"),
     413: (RequestTooLarge.code, RequestTooLarge.title),
+    429: (Overloaded.code, Overloaded.title),
 }
 
 
@@ -31,8 +34,9 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-def render(error: Exception, request_id: str) -> Response:
+def render(error: Exception, scope: Scope) -> Response:
     """The problem of one error; anything unforeseen becomes a 500 that tells nothing."""
+    request_id = scope["state"]["request_id"]
     headers: dict[str, str] = {}
     field: str | None = None
     index: int | None = None
@@ -41,6 +45,10 @@ def render(error: Exception, request_id: str) -> Response:
         detail, field, index = error.detail, error.field, error.index
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = _RETRY_AFTER_S
+        if isinstance(error, Overloaded):
+            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestValidationError):
         status, code, title = 422, "invalid_request", "Invalid request"
         detail, field, index = _explain(error.errors())
@@ -59,6 +67,7 @@ def render(error: Exception, request_id: str) -> Response:
         code=code,
         field=field,
         index=index,
+        error=detail if scope["path"].startswith("/v2") else None,
         instance=f"urn:request:{request_id}",
     )
     content = problem.model_dump_json(exclude_none=True)
@@ -86,7 +95,13 @@ def describe(openapi: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    return render(error, request.state.request_id)
+    # FastAPI takes whatever goes wrong while a form is read for the client's fault.
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, OSError):
+        cause = str(error.__cause__)
+        request_id = request.state.request_id
+        structlog.get_logger().error("cannot keep an upload", error=cause, request_id=request_id)
+        error = StorageFailed("there is no room for an upload of this size; try a smaller one")
+    return render(error, request.scope)
 
 
 def _explain(errors: Sequence[Any]) -> tuple[str, str | None, int | None]:

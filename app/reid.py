@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from app.doubts import doubt_aux, doubt_rgb
 from app.errors import BadRequest, ModelMismatch, Place
-from app.images import NIR, Upload, decode_pair
-from app.predictor import Answer, Predictor
+from app.images import NIR, Limits, Upload, decode_pair, decode_rgb
+from app.predictor import Answer, Predictor, in_order
 from app.schemas import (
     EmbeddingOptions,
     EmbeddingReport,
@@ -30,32 +30,31 @@ from model.preprocessing import prepare_nir, prepare_rgb
 
 MAX_PAIRS = 64
 """Most pairs of one request; of a similarity request, queries and gallery together."""
-BATCH = 8
-"""Pairs that are decoded one after another in one place of the room, and run together."""
-
-Pair = tuple[Upload, Upload]
-"""Colour and near-infrared."""
+Pair = tuple[Upload, Upload | None]
+"""Colour and near-infrared, or none of that."""
 Vectors = NDArray[np.float32]
 """(B, D), unit length."""
 
 
 @dataclass(frozen=True)
-class PreparedBatch:
-    """Pairs as the network takes them; the pictures themselves are gone."""
+class PreparedPair:
+    """A pair as the network takes it; the pictures themselves are gone."""
 
     rgb: NDArray[np.uint8]
-    """(B, H, W, 3)."""
+    """(H, W, 3)."""
     aux: NDArray[np.float32]
-    """(B, H, W, 1) in [0, 1]."""
+    """(H, W, 1) in [0, 1]."""
     warnings: list[str]
 
 
 def pair_up(rgb: Sequence[bytes], nir: Sequence[bytes], fields: tuple[str, str]) -> list[Pair]:
-    """The i-th file of one field with the i-th of the other.
+    """The i-th file of one field with the i-th of the other, or with none if there is no other.
 
     Raises:
         BadRequest: the fields hold different numbers of files.
     """
+    if not nir:
+        return [(Upload(colour, Place(fields[0], index)), None) for index, colour in enumerate(rgb)]
     if len(rgb) != len(nir):
         shorter = fields[0] if len(rgb) < len(nir) else fields[1]
         raise BadRequest(
@@ -92,11 +91,16 @@ class ReIDPredictor(Predictor):
 
         Raises:
             BadPicture: a picture cannot be used; of several, the first is named.
+            BadRequest: there is no near-infrared, and the bundle does not do without.
             InferenceFailed: the runtime failed.
         """
         vectors, warnings = await self._embed(pairs, times, resize=options.resize)
-        return await self._encode(
-            partial(self._describe, vectors, warnings, options.encoding), warnings, times
+        substituted = "nir" if pairs[0][1] is None else None
+        return await self._write(
+            partial(self._describe, vectors, warnings, options.encoding, substituted),
+            warnings,
+            times,
+            substituted,
         )
 
     async def similarity(
@@ -109,69 +113,66 @@ class ReIDPredictor(Predictor):
         """Rank the gallery for each query; errors as in `embeddings`."""
         vectors, warnings = await self._embed([*queries, *gallery], times, resize=options.resize)
         split = vectors[: len(queries)], vectors[len(queries) :]
-        return await self._encode(
+        return await self._write(
             partial(self._compare, *split, warnings, options.top_k), warnings, times
         )
 
     async def _embed(
         self, pairs: Sequence[Pair], times: StageTimes, *, resize: bool
     ) -> tuple[Vectors, list[str]]:
-        """Embed pairs batch by batch, several batches at once; the answers are in order."""
-        tasks = [
-            asyncio.create_task(
-                self._answer(
-                    partial(self._prepare, pairs[start : start + BATCH], resize, times),
-                    lambda rows, batch: (rows, batch.warnings),
-                    times,
-                )
+        """Embed every pair, each in whatever batch it gets into; the answers are in order."""
+        limits = self._request_limits()
+
+        async def embed(pair: Pair) -> tuple[Vectors, list[str]]:
+            prepared = await self._in_decode_thread(
+                partial(self._prepare, *pair, resize, limits, times), times
             )
-            for start in range(0, len(pairs), BATCH)
-        ]
-        try:
-            # In order, so that of several bad pictures the first is named.
-            answers = [await task for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        vectors = np.concatenate([rows for rows, _ in answers])
+            return await self._infer(prepared.rgb, prepared.aux, times), prepared.warnings
+
+        answers = await in_order(embed(pair) for pair in pairs)
+        vectors = np.stack([row for row, _ in answers])
         return vectors, [warning for _, warnings in answers for warning in warnings]
 
-    def _prepare(self, pairs: Sequence[Pair], resize: bool, times: StageTimes) -> PreparedBatch:
+    def _prepare(
+        self, colour: Upload, grey: Upload | None, resize: bool, limits: Limits, times: StageTimes
+    ) -> PreparedPair:
         size = self.bundle.manifest.input_size
-        rgb, aux, warnings = [], [], []
-        for colour, grey in pairs:
+        if grey is None:
+            aux = self.stand_in("nir")
             with times.stage("decode"):
-                pair = decode_pair(colour, grey, NIR, self._limits, resize=resize)
+                picture = decode_rgb(colour, limits)
             with times.stage("preprocess"):
-                rgb.append(prepare_rgb(pair.rgb, size))
-                aux.append(prepare_nir(pair.aux, size))
-            warnings += pair.warnings
-            if (rgb[-1] == rgb[-1][0, 0]).all():
-                warnings.append(f"{colour.place} is constant")
-            if pair.aux.min() == pair.aux.max():
-                warnings.append(f"{grey.place} is constant")
-        return PreparedBatch(np.stack(rgb), np.stack(aux), warnings)
+                rgb = prepare_rgb(picture, size)
+            return PreparedPair(rgb, aux, doubt_rgb(rgb, colour.place))
+        with times.stage("decode"):
+            pair = decode_pair(colour, grey, NIR, limits, resize=resize)
+        with times.stage("preprocess"):
+            rgb, aux = prepare_rgb(pair.rgb, size), prepare_nir(pair.aux, size)
+            doubts = doubt_rgb(rgb, colour.place) + doubt_aux(aux, grey.place)
+        return PreparedPair(rgb, aux, pair.warnings + doubts)
 
-    async def _encode(
+    async def _write(
         self,
         report: Callable[[dict[str, float]], BaseModel],
         warnings: list[str],
         times: StageTimes,
+        substituted: str | None = None,
     ) -> Answer:
         def write() -> bytes:
             timings_ms = times.milliseconds()
             with times.stage("encode"):
                 return report(timings_ms).model_dump_json().encode()
 
-        body = await asyncio.get_running_loop().run_in_executor(self._workers, write)
-        return Answer(body, "application/json", self.bundle.manifest.model_id, warnings)
+        body = await self._in_encode_thread(write)
+        model_id = self.bundle.manifest.model_id
+        return Answer(body, "application/json", model_id, warnings, substituted)
 
     def _describe(
         self,
         vectors: Vectors,
         warnings: list[str],
         encoding: Encoding,
+        substituted: str | None,
         timings_ms: dict[str, float],
     ) -> EmbeddingReport:
         manifest = self.bundle.manifest
@@ -179,6 +180,7 @@ class ReIDPredictor(Predictor):
             model_id=manifest.model_id,
             preprocess_id=manifest.preprocessing.preprocess_id,
             dim=vectors.shape[1],
+            modalities=["rgb", "nir"] if substituted is None else ["rgb"],
             encoding=encoding,
             embeddings=_as_base64(vectors) if encoding == "base64" else _as_floats(vectors),
             warnings=warnings,

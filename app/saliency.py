@@ -8,27 +8,29 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.answers import MEDIA_TYPES, describe, encode
+from app.doubts import doubt_aux, doubt_order, doubt_rgb, doubt_valid
 from app.errors import NotDepth, Place
-from app.images import DEPTH, Upload, decode_pair, upscale
+from app.images import DEPTH, Limits, Upload, decode_pair, decode_rgb, upscale
 from app.predictor import Answer, Predictor
 from app.schemas import SaliencyOptions
 from app.telemetry import StageTimes
-from model.preprocessing import prepare_depth, prepare_rgb
+from model.preprocessing import normalise_depth, prepare_rgb, resize_valid
 
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair as the network takes it, and the picture that the answer is drawn on."""
+    """A pair as the network takes it; the pictures themselves are gone, for they are large."""
 
-    picture: Image.Image
     rgb: NDArray[np.uint8]
-    """(1, H, W, 3)."""
+    """(H, W, 3)."""
     aux: NDArray[np.float32]
-    """(1, H, W, 1) in [0, 1]."""
+    """(H, W, 1) in [0, 1]."""
+    size: tuple[int, int]
+    """(width, height) of the upright colour picture."""
     warnings: list[str]
+    substituted: Literal["depth"] | None = None
 
 
 class SaliencyPredictor(Predictor):
@@ -37,54 +39,67 @@ class SaliencyPredictor(Predictor):
     task: ClassVar[Literal["saliency", "reid"]] = "saliency"
 
     async def saliency(
-        self, rgb: bytes, depth: bytes, options: SaliencyOptions, times: StageTimes
+        self, rgb: bytes, depth: bytes | None, options: SaliencyOptions, times: StageTimes
     ) -> Answer:
         """Answer the saliency of one pair of encoded pictures.
 
         Raises:
             BadPicture: a picture cannot be used.
+            BadRequest: there is no depth, and the bundle does not do without.
             InferenceFailed: the runtime failed.
         """
-        return await self._answer(
-            partial(self._prepare, rgb, depth, options, times),
-            partial(self._encode, options, times),
-            times,
+        pair = await self._in_decode_thread(
+            partial(self._prepare, rgb, depth, options, self._request_limits(), times), times
         )
+        row = await self._infer(pair.rgb, pair.aux, times)
+        return await self._in_encode_thread(partial(self._encode, row, rgb, pair, options, times))
 
     def _prepare(
-        self, rgb: bytes, depth: bytes, options: SaliencyOptions, times: StageTimes
+        self,
+        rgb: bytes,
+        depth: bytes | None,
+        options: SaliencyOptions,
+        limits: Limits,
+        times: StageTimes,
     ) -> PreparedPair:
-        place = Place("depth")
+        colour, place = Upload(rgb, Place("rgb")), Place("depth")
+        size = self.bundle.manifest.input_size
+        if depth is None:
+            aux = self.stand_in("depth")
+            with times.stage("decode"):
+                picture = decode_rgb(colour, limits)
+            with times.stage("preprocess"):
+                prepared = prepare_rgb(picture, size)
+                doubts = doubt_rgb(prepared, colour.place)
+            return PreparedPair(prepared, aux, picture.size, doubts, "depth")
         with times.stage("decode"):
-            pair = decode_pair(
-                Upload(rgb, Place("rgb")),
-                Upload(depth, place),
-                DEPTH,
-                self._limits,
-                resize=options.resize,
-            )
+            pair = decode_pair(colour, Upload(depth, place), DEPTH, limits, resize=options.resize)
         with times.stage("preprocess"):
-            size = self.bundle.manifest.input_size
             if options.depth_convention == "metric" and not np.greater(pair.aux, 0).any():
                 raise NotDepth("no value is above 0, and metric depth reads 0 as missing", place)
-            aux = prepare_depth(pair.aux, options.depth_convention, size)
-            warnings = list(pair.warnings)
-            if aux.min() == aux.max():
-                warnings.append("depth is constant")
-            return PreparedPair(pair.rgb, prepare_rgb(pair.rgb, size)[None], aux[None], warnings)
+            near, valid = normalise_depth(pair.aux, options.depth_convention)
+            aux = resize_valid(near, valid, size)[..., None]
+            prepared = prepare_rgb(pair.rgb, size)
+            doubts = [
+                *doubt_rgb(prepared, colour.place),
+                *doubt_aux(aux, place),
+                *doubt_valid(float(valid.mean()), place),
+                *doubt_order(prepared, aux),
+            ]
+            return PreparedPair(prepared, aux, pair.rgb.size, pair.warnings + doubts)
 
     def _encode(
         self,
+        saliency: NDArray[np.float32],
+        rgb: bytes,
+        pair: PreparedPair,
         options: SaliencyOptions,
         times: StageTimes,
-        rows: NDArray[np.float32],
-        pair: PreparedPair,
     ) -> Answer:
-        (saliency,) = rows
         timings_ms = times.milliseconds()
         with times.stage("encode"):
             if options.size == "original":
-                saliency = upscale(saliency, pair.picture.size)
+                saliency = upscale(saliency, pair.size)
             model_id = self.bundle.manifest.model_id
             if options.output == "json":
                 report = describe(
@@ -92,10 +107,15 @@ class SaliencyPredictor(Predictor):
                     model_id=model_id,
                     depth_convention=options.depth_convention,
                     threshold=options.threshold,
+                    substituted=pair.substituted,
                     warnings=pair.warnings,
                     timings_ms=timings_ms,
                 )
                 body = report.model_dump_json().encode()
             else:
-                body = encode(options.output, saliency, pair.picture, options.threshold)
-            return Answer(body, MEDIA_TYPES[options.output], model_id, pair.warnings)
+                # Decoded again where it is drawn on; kept, it would wait in the queue.
+                drawn_on = options.output in ("cutout", "overlay")
+                picture = decode_rgb(Upload(rgb, Place("rgb")), self._limits) if drawn_on else None
+                body = encode(options.output, saliency, picture, options.threshold)
+            media_type = MEDIA_TYPES[options.output]
+            return Answer(body, media_type, model_id, pair.warnings, pair.substituted)

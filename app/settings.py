@@ -44,20 +44,48 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads within one operator on a CPU; the runtime chooses if unset."""
     decode_threads: int = Field(default=2, ge=1, le=256)
-    """Threads that decode, prepare and encode pictures; two more pairs than these are held decoded
-    at once, the rest wait as they were sent."""
+    """Threads that decode and prepare pictures, and as many again that write answers; so many
+    pictures are decoded at once, the rest wait as they were sent."""
+    max_batch: int = Field(default=8, ge=1, le=1024)
+    """Most pairs of one run of a network."""
+    max_queue_delay_ms: float = Field(default=5.0, ge=0, le=1000)
+    """Longest that a pair waits for a fuller batch while its network is free, in milliseconds."""
+    max_queue: int = Field(default=256, ge=1)
+    """Most pairs in the house, from arrival to answer; more are refused before they are read."""
+    max_queue_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Most bytes in the house: bodies of requests and prepared pairs."""
+    request_timeout_ms: int = Field(default=30_000, ge=1)
+    """Time from arrival to answer, in milliseconds; the header `X-Request-Timeout-Ms` may lower
+    it. What is late is dropped before it runs."""
+    max_run_s: float = Field(default=60.0, gt=0)
+    """A run of a network that takes longer hangs, in seconds: the network has failed."""
     max_upload_bytes: int = Field(default=32 * 2**20, ge=1)
     """Largest request body, in bytes."""
     max_pixels: int = Field(default=50_000_000, ge=1, le=_PILLOW_MAX_PIXELS)
     """Most pixels of one picture."""
+    max_request_pixels: int = Field(default=200_000_000, ge=1)
+    """Most pixels of all pictures of one request."""
     min_side: int = Field(default=16, ge=1)
     """Shortest side of a picture, in pixels."""
+    api_keys_file: Path | None = None
+    """File of `name:sha256` lines, one API key each; without it everyone may ask."""
+    rate_limit_per_s: float | None = Field(default=None, gt=0)
+    """Requests for work in a second that each API key gets, or all clients together if there are
+    none; unlimited if unset."""
+    rate_limit_burst: int = Field(default=20, ge=1)
+    """Requests that may come at once before that limit counts."""
+    cors_origins: str = ""
+    """Web pages of other origins that browsers let ask, separated by commas; `*` for all."""
     shutdown_grace_s: int = Field(default=30, ge=1)
     """Seconds that running requests get to finish after a signal to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
+    metrics: bool = True
+    """Whether `/metrics` answers."""
     docs: bool = True
     """Whether `/docs` and `/openapi.json` answer."""
+    page: bool = True
+    """Whether `/` answers the demo page."""
 
     @model_validator(mode="after")
     def _tensorrt_needs_a_gpu(self) -> Self:
@@ -67,7 +95,15 @@ class Settings(BaseSettings):
 
     def default_models(self) -> list[str]:
         """The names in `default_model`."""
-        return [name.strip() for name in (self.default_model or "").split(",") if name.strip()]
+        return _split(self.default_model or "")
+
+    def origins(self) -> list[str]:
+        """The origins in `cors_origins`."""
+        return _split(self.cors_origins)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

@@ -1,8 +1,9 @@
-"""How long each stage of a request took, and logs as one JSON object a line."""
+"""When a request is due, how long each of its stages took, and logs as JSON lines."""
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -14,12 +15,22 @@ import structlog
 
 
 class StageTimes:
-    """Travels with one request; a stage that several of its batches enter adds up."""
+    """Travels with one request, whose pairs pass the same stages side by side.
 
-    def __init__(self) -> None:
+    Work adds up over pairs, waiting counts as the longest of any, a batch counts once.
+
+    Args:
+        deadline: in the event loop's time; later the answer is of no use.
+    """
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
+        self.batch_size = 0
+        """Pairs in the largest batch so far, other requests' too."""
         self._start = time.perf_counter()
-        self._lock = threading.Lock()  # batches of one request are prepared side by side
+        self._lock = threading.Lock()  # pairs of one request are prepared side by side
         self._stages_ms: dict[str, float] = {}
+        self._batches: set[int] = set()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -31,9 +42,21 @@ class StageTimes:
             self.record(name, time.perf_counter() - start)
 
     def record(self, name: str, seconds: float) -> None:
-        """Note the duration of a stage that was timed elsewhere."""
+        """Add the duration of work that was timed elsewhere."""
         with self._lock:
             self._stages_ms[name] = self._stages_ms.get(name, 0.0) + 1000 * seconds
+
+    def waited(self, name: str, seconds: float) -> None:
+        """Note a wait; of several, the longest counts."""
+        with self._lock:
+            self._stages_ms[name] = max(self._stages_ms.get(name, 0.0), 1000 * seconds)
+
+    def ran(self, batch: int, size: int, seconds: float) -> None:
+        """Note the run of a batch, identified by a number, that held a pair of this request."""
+        if batch not in self._batches:
+            self._batches.add(batch)
+            self.batch_size = max(self.batch_size, size)
+            self.record("infer", seconds)
 
     def elapsed(self) -> float:
         """Seconds since the request began."""
@@ -48,7 +71,11 @@ class StageTimes:
 
     def server_timing(self) -> str:
         """The value of a `Server-Timing` header."""
-        return ", ".join(f"{name};dur={value:g}" for name, value in self.milliseconds().items())
+        batch = {"infer": f';desc="batch of {self.batch_size}"'} if self.batch_size else {}
+        return ", ".join(
+            f"{name};dur={value:g}{batch.get(name, '')}"
+            for name, value in self.milliseconds().items()
+        )
 
 
 def configure_logging(level: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def cross_diffusion_attention(
     Raises:
         ValueError: an argument is outside its range, or shapes differ.
     """
-    _check(q_rgb, k_rgb, v_rgb, q_aux, k_aux, v_aux, alpha=alpha, steps=steps, form=form)
+    check_inputs(q_rgb, k_rgb, v_rgb, q_aux, k_aux, v_aux, alpha=alpha, steps=steps, form=form)
     p_rgb, p_aux = affinity(q_rgb, k_rgb), affinity(q_aux, k_aux)
     values = torch.cat((v_rgb, v_aux), dim=-1)
     # (B, heads, N, d) each: both affinities meet both values once, in two wide products.
@@ -170,7 +170,7 @@ def diffused_cross_attention(
 
     Arguments and result as in `cross_diffusion_attention`.
     """
-    _check(q_rgb, k_rgb, v_rgb, q_aux, k_aux, v_aux, alpha=alpha, steps=1, form=form)
+    check_inputs(q_rgb, k_rgb, v_rgb, q_aux, k_aux, v_aux, alpha=alpha, steps=1, form=form)
     p_rgb, p_aux = affinity(q_rgb, k_rgb), affinity(q_aux, k_aux)
     c_rgb, c_aux = affinity(q_rgb, k_aux), affinity(q_aux, k_rgb)
 
@@ -189,7 +189,8 @@ def diffused_cross_attention(
     )
 
 
-def _check(*tensors: Tensor, alpha: float, steps: int, form: str) -> None:
+def check_inputs(*tensors: Tensor, alpha: float, steps: int, form: str) -> None:
+    """Raise `ValueError` if shapes differ or an option is outside its range."""
     # Compared, not collected in a set: while a graph is exported, B is symbolic and has no hash.
     if tensors[0].ndim != 4 or any(tensor.shape != tensors[0].shape for tensor in tensors):
         shapes = [tuple(tensor.shape) for tensor in tensors]

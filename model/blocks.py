@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.attention import (
-    Mixed,
-    affinity,
-    cross_attention,
-    cross_diffusion_attention,
-    diffused_cross_attention,
-)
-from model.config import Form, Fusion
+from model.attention import Mixed, diffused_cross_attention
+from model.config import Form, Fusion, Implementation
+from model.kernels.dispatch import cross_diffusion_attention, self_attention
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Out of a 16-bit type; float64, in which conversions are judged, stays."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class Mlp(nn.Module):
@@ -64,6 +64,7 @@ class MutualAttention(nn.Module):
         alpha: float,
         steps: int,
         form: Form,
+        implementation: Implementation,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -77,6 +78,7 @@ class MutualAttention(nn.Module):
         self.alpha = alpha
         self.steps = steps
         self.form = form
+        self.implementation = implementation
         # _r reads RGB, _d its partner (depth in the published code), no suffix the fused stream.
         self.qkv_r = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.qkv_d = nn.Linear(dim, dim * 3, bias=qkv_bias)
@@ -96,22 +98,28 @@ class MutualAttention(nn.Module):
         aux = self.proj_d(torch.cat((self._tokens(own_aux), self._tokens(cross_aux)), dim=-1))
         mutual: Tensor = self.proj_rd(torch.cat((rgb, aux), dim=-1))
         q, k, v = self._heads(self.qkv(fused))
-        own: Tensor = self.proj(self._tokens(affinity(q, k) @ v))
+        own: Tensor = self.proj(self._tokens(self._attend(q, k, v)))
         return mutual + own
 
     def _mix(self, *qkv: Tensor) -> Mixed:
         if self.fusion == "cda":
             return cross_diffusion_attention(
-                *qkv, alpha=self.alpha, steps=self.steps, form=self.form
-            )
+                *qkv, alpha=self.alpha, steps=self.steps, form=self.form,
+                implementation=self.implementation,
+            )  # fmt: skip
         if self.fusion == "ca_cda":
             return diffused_cross_attention(*qkv, alpha=self.alpha, form=self.form)
-        if self.fusion == "ca":
-            return cross_attention(*qkv)
-        # concat: no affinity across modalities; each side is handed the other's self-attention.
         q_rgb, k_rgb, v_rgb, q_aux, k_aux, v_aux = qkv
-        own_rgb, own_aux = affinity(q_rgb, k_rgb) @ v_rgb, affinity(q_aux, k_aux) @ v_aux
+        own_rgb, own_aux = self._attend(q_rgb, k_rgb, v_rgb), self._attend(q_aux, k_aux, v_aux)
+        if self.fusion == "ca":
+            # As `model.attention.cross_attention`: each side's queries meet the other's keys.
+            cross_rgb = self._attend(q_rgb, k_aux, v_aux)
+            return own_rgb, own_aux, cross_rgb, self._attend(q_aux, k_rgb, v_rgb)
+        # concat: no affinity across modalities; each side is handed the other's self-attention.
         return own_rgb, own_aux, own_aux, own_rgb
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self_attention(q, k, v, implementation=self.implementation)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3C) -> three of (B, heads, N, d)."""
@@ -143,6 +151,7 @@ class MutualFormerBlock(nn.Module):
         alpha: weight of the diffused affinity, in [0, 1].
         steps: diffusion steps; only `cda` takes more than one.
         form: `published` or `paper`, see `cross_diffusion_attention`.
+        implementation: how attention is computed, see `model.kernels.dispatch`; never what.
     """
 
     def __init__(
@@ -157,11 +166,14 @@ class MutualFormerBlock(nn.Module):
         alpha: float = 0.6,
         steps: int = 1,
         form: Form = "published",
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim * 2)
         self.norm1_rd = nn.LayerNorm(dim)
-        self.attn = MutualAttention(dim, num_heads, qkv_bias, fusion, alpha, steps, form)
+        self.attn = MutualAttention(
+            dim, num_heads, qkv_bias, fusion, alpha, steps, form, implementation
+        )
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))

@@ -224,25 +224,38 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
     return Bundle(path, manifest, _read_parity(path / PARITY))
 
 
+def bundle_folders(folder: Path) -> list[Path]:
+    """`folder` itself if it is a bundle, else each of its folders that has a manifest.
+
+    Raises:
+        BundleError: `folder` does not exist.
+        PermissionError: something in it may not be read.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder")
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    # A pattern that reached for the manifests would skip what may not be read.
+    children = sorted(folder.glob("[!.]*"))
+    return [child for child in children if (child / MANIFEST).is_file()]
+
+
 def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
-    """Open `folder` itself if it is a bundle, else each of its folders that has a manifest.
+    """Open every bundle that `bundle_folders` finds.
 
     Returns:
         The bundles by name; empty when there are none.
 
     Raises:
         BundleError: `folder` does not exist, a bundle is bad, or two share a name.
+        PermissionError: something in it may not be read.
     """
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder")
-    if (folder / MANIFEST).is_file():
-        return [open_bundle(folder, verify=verify)]
     found: dict[str, Bundle] = {}
-    for manifest_path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
-        bundle = open_bundle(manifest_path.parent, verify=verify)
+    for path in bundle_folders(folder):
+        bundle = open_bundle(path, verify=verify)
         name = bundle.manifest.name
         if name in found:
-            raise BundleError(f"{manifest_path}: {found[name].path} is named {name!r} too")
+            raise BundleError(f"{path / MANIFEST}: {found[name].path} is named {name!r} too")
         found[name] = bundle
     return [found[name] for name in sorted(found)]
 

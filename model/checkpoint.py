@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -129,6 +131,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
         commit=metadata["commit"],
         licence=metadata["licence"],
     )
+
+
+def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The mean of the weights of runs that started from one another.
+
+    Such a mean often does better than each of them: Wortsman et al., "Model soups", ICML 2022.
+
+    Args:
+        checkpoints: of one configuration; recipe and licence are the last one's.
+
+    Returns:
+        A checkpoint without metrics: nothing was measured on it yet.
+
+    Raises:
+        ValueError: there are none, or their configurations differ.
+    """
+    if not checkpoints:
+        raise ValueError("nothing to average")
+    last = checkpoints[-1]
+    if any(checkpoint.config != last.config for checkpoint in checkpoints):
+        raise ValueError("only checkpoints of one configuration can be averaged")
+    state = {
+        key: torch.stack([each.state[key].double() for each in checkpoints]).mean(0).to(value.dtype)
+        for key, value in last.state.items()
+    }
+    return replace(last, state=state, metrics={}, commit=source_commit())
 
 
 def source_commit() -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 Fusion = Literal["cda", "ca", "concat", "ca_cda"]
 Form = Literal["published", "paper"]
+Implementation = Literal["auto", "plain", "blocked", "sdpa", "flex", "triton"]
 Decoder = Literal["cascaded", "light"]
 Trunk = Literal["vit", "cnn"]
 Task = Literal["saliency", "reid"]
@@ -57,6 +58,18 @@ class SaliencyConfig(_Config):
             "num_heads": 6,
             "decoder": "light",
         },
+        # Mutual fusion at every level, down to 6400 tokens at 320 pixels, where N x N affinities
+        # would take 2 GB: needs an implementation of linear memory, see `model.kernels`.
+        "saliency-compact-fine": {
+            "backbone": "mobilenetv2_100",
+            "backbone_args": {"pad_type": "same"},
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "embed_dim": 96,
+            "num_heads": 6,
+            "fusion_strides": (4, 8, 16, 32),
+            "decoder": "light",
+        },
         # Reconstruction: widths and depth chosen to meet the published 52.05 M parameters with the
         # 8 heads that the published code's shape comments show.
         "saliency-resnet50": {
@@ -99,7 +112,8 @@ class SaliencyConfig(_Config):
     steps: int = 1
     """Diffusion steps."""
     fusion_strides: tuple[int, ...] = (16, 32)
-    """Levels fused by MutualFormer blocks; the others concatenate and convolve."""
+    """Levels fused by MutualFormer blocks; the others concatenate and convolve. Tokens are H W /
+    stride^2; memory is linear in them, except for `ca_cda` and in an exported graph."""
     decoder: Decoder = "cascaded"
     """`cascaded`: F3Net's two rounds of cross feature modules; `light`: separable convolutions."""
     decoder_dim: int = 64

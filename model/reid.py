@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from model.backbone import CnnTokens, VitTokens
-from model.blocks import MutualFormerBlock
+from model.blocks import MutualFormerBlock, at_least_float32
 from model.config import ReIDConfig
 
 PARTS = ("fused", "rgb", "aux")
@@ -36,7 +36,7 @@ class ClassToken(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> float32 (B, C)."""
-        return tokens[:, 0].float()
+        return at_least_float32(tokens[:, 0])
 
 
 class GeneralisedMean(nn.Module):
@@ -53,7 +53,7 @@ class GeneralisedMean(nn.Module):
         """(B, N, C) -> float32 (B, C)."""
         power = self.power.clamp(1, 8)
         # In float32: third powers of 16-bit numbers lose too much.
-        return tokens.float().clamp(min=1e-4).pow(power).mean(dim=1).pow(1 / power)
+        return at_least_float32(tokens).clamp(min=1e-4).pow(power).mean(dim=1).pow(1 / power)
 
 
 class Neck(nn.Module):
@@ -135,7 +135,7 @@ class ReIDNet(nn.Module):
         """
         features = self.features(rgb, aux, camera)
         parts = [
-            F.normalize(neck(feature).float(), dim=-1)
+            F.normalize(at_least_float32(neck(feature)), dim=-1)
             for neck, feature in zip(self.necks, features, strict=True)
         ]
         return F.normalize(torch.cat(parts, dim=-1), dim=-1)

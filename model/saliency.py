@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from model.backbone import Pyramid
-from model.blocks import MutualFormerBlock
+from model.blocks import MutualFormerBlock, at_least_float32
 from model.config import STRIDES, SaliencyConfig
 
 
@@ -231,7 +231,7 @@ class SaliencyNet(nn.Module):
         Returns:
             float32 (B, H, W) in [0, 1].
         """
-        logits = self.logits(rgb, aux, supervise=False).maps[0].float()
+        logits = at_least_float32(self.logits(rgb, aux, supervise=False).maps[0])
         full = F.interpolate(logits, size=rgb.shape[1:3], mode="bilinear", align_corners=False)
         return full.sigmoid().squeeze(1)
 
@@ -245,7 +245,7 @@ class SaliencyNet(nn.Module):
         """
         # A permuted (B, H, W, C) tensor is channels-last already.
         x_rgb = (rgb.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        x_aux = (aux.permute(0, 3, 1, 2) - self.mean.mean()) / self.std.mean()
+        x_aux = (aux.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean.mean()) / self.std.mean()
         levels_rgb = _each(self.squeeze_rgb, self.trunk_rgb(x_rgb))
         levels_aux = _each(self.squeeze_aux, self.trunk_aux(x_aux))
         fused = [

@@ -117,7 +117,7 @@ def test_the_third_curl_answers_json_about_the_mug(address: str, tmp_path: Path)
 @needs_curl
 def test_predicting_without_a_server_answers_the_same(address: str, tmp_path: Path) -> None:
     lines = [line for block in COMMANDS for line in block.splitlines()]
-    (line,) = (line for line in lines if "app predict saliency" in line)
+    (line,) = (line for line in lines if "predict saliency examples/" in line)
     words = line.replace("map.png", str(tmp_path / "alone.png")).split()
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True)
     curl("vase_rgb", address, tmp_path)
@@ -131,7 +131,7 @@ def test_the_embedding_curl_answers_what_predicting_without_a_server_does(
 ) -> None:
     curl("reid/embeddings", address, tmp_path)
     lines = [line for block in COMMANDS for line in block.splitlines()]
-    (line,) = (line for line in lines if "app predict reid" in line)
+    (line,) = (line for line in lines if "predict reid examples/" in line)
     words = line.replace("alone.json", str(tmp_path / "alone.json")).split()
     subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True)
 
@@ -152,11 +152,46 @@ def test_the_similarity_curl_finds_the_van_again(address: str, tmp_path: Path) -
     assert [match["gallery"] for match in ranking["matches"]] == [1, 0]
 
 
+@needs_curl
+def test_the_python_client_answers_as_curl_does(address: str, tmp_path: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    snippet = snippet.replace(ADDRESS, address).replace('"examples/', f'"{ROOT}/examples/')
+    printed = subprocess.run(
+        [sys.executable, "-c", snippet.replace('"vase.png"', f'"{tmp_path}/vase.png"')],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    curl("vase_rgb", address, tmp_path)
+
+    with Image.open(tmp_path / "vase.png") as found, Image.open(tmp_path / "map.png") as expected:
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    assert printed.startswith("saliency-compact@")
+    assert printed.count("Box(") == 3
+
+
+def test_each_command_over_folders_works_as_pasted(tmp_path: Path) -> None:
+    (block,) = (block for block in COMMANDS if "models list" in block)
+    outputs = []
+    for line in block.splitlines():
+        assert line.startswith(".venv/serve/bin/python ")
+        line = line.replace(".venv/serve/bin/python", sys.executable)
+        line = line.replace("--out embeddings", f"--out {tmp_path}/out")
+        done = subprocess.run(line, shell=True, cwd=ROOT, check=True, capture_output=True)
+        outputs.append(done.stdout.decode())
+
+    assert json.loads(outputs[0])["written"] == 4
+    assert len(list((tmp_path / "out").glob("*.json"))) == 4
+    assert "saliency-compact@" in outputs[1]
+    assert "good on onnxruntime" in outputs[2]
+
+
 def test_every_setting_and_its_default_is_listed() -> None:
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = str(default).lower() if isinstance(default, bool) else str(default)
-        cell = "" if default is None else f"`{shown}`"
+        cell = "" if default in (None, "") else f"`{shown}`"
         assert f"| `MUTUALFORMER_{name.upper()}` | {cell} |".replace("|  |", "| |") in README
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 import yaml
+from rich.console import Console
 from rich.progress import track
+
+from model.preprocessing import DepthConvention
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -20,6 +27,28 @@ pairs = typer.Typer(no_args_is_help=True, help="Write real pairs that an export 
 app.add_typer(pairs, name="pairs")
 
 
+NearBright = Annotated[
+    list[str] | None, typer.Option(help="Set in which bright is near; may be repeated.")
+]
+NearDark = Annotated[
+    list[str] | None, typer.Option(help="Set in which dark is near; may be repeated.")
+]
+MetricDepth = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Set whose depth is distance, 0 missing; may be repeated."),
+]
+
+
+LAYOUTS = "rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles."
+
+doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before training on it.")
+app.add_typer(doctor, name="doctor")
+
+
+synthesise = typer.Typer(no_args_is_help=True, help="Render a data set; needs no download.")
+app.add_typer(synthesise, name="synthesise")
+
+
 @app.callback()
 def main() -> None:
     """Train and evaluate MutualFormer networks."""
@@ -28,11 +57,17 @@ def main() -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, see training/recipes/.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Recipe file, see training/recipes/."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a field, e.g. --set steps=100.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Replace a field, e.g. --set steps=100 or --set config.fusion=ca."
+        ),
     ] = None,
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
@@ -53,6 +88,21 @@ def train(
         raise typer.Exit(2) from error
     for name, value in results.items():
         typer.echo(f"{name:28} {value:.4f}")
+
+
+@app.command("average")
+def average_command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of runs that started from another.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+) -> None:
+    """Average the weights of several runs into one checkpoint."""
+    from model.checkpoint import average_checkpoints, load_checkpoint, save_checkpoint
+
+    try:
+        save_checkpoint(out, average_checkpoints([load_checkpoint(path) for path in checkpoints]))
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command("label-objects")
@@ -86,26 +136,100 @@ def label_objects_command(
 
 @evaluate.command("saliency")
 def evaluate_saliency_command(
-    model: Annotated[
-        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
-    ],
     data: Annotated[Path, typer.Option(help="Folder of rgb/ depth/ gt/, or of such folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.json and figure sheets.")],
-    near_dark: Annotated[
-        list[str] | None, typer.Option(help="Set in which dark is near; may be repeated.")
+    out: Annotated[Path, typer.Option(help="Folder for scores, tables, curves and sheets.")],
+    model: Annotated[
+        Path | None, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
     ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Folder of maps of any method, <set>/<stem>.png, in place of a model."),
+    ] = None,
+    conditions: Annotated[
+        bool, typer.Option(help="Also without depth, and without colour.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model or method in the tables.", show_default="file")
+    ] = None,
+    near_bright: NearBright = None,
+    near_dark: NearDark = None,
+    metric: MetricDepth = None,
 ) -> None:
-    """Print S-measure, max F, max E and MAE per set; write them and a sheet of every picture."""
-    from training.evaluate import evaluate_saliency, find_sets, open_model, table
+    """Print S-measure, max F, max E and MAE per set.
+
+    Written are scores.json, images.csv, curves, a sheet of pictures and of the worst of each set,
+    and, if public sets are among them, tables beside published numbers.
+    """
+    from training.data.rgbd_sets import find_sets
+    from training.evaluate import (
+        answers_in,
+        answers_of,
+        evaluate_saliency,
+        evaluate_without,
+        open_model,
+        parameters_m,
+        table,
+        write_scores,
+    )
+    from training.report import compare, latex, markdown, write_curves, write_images
 
     try:
-        runtime, size = open_model(model)
-        report = evaluate_saliency(runtime, find_sets(data, near_dark or []), size, out)
+        if (model is None) == (maps is None) or (maps and conditions):
+            raise ValueError("expected a model, or --maps without --conditions")
+        sets = find_sets(data, _conventions(near_bright, near_dark, metric))
+        for one in sets:
+            typer.echo(f"{one.name}: {len(one.triples)} triples, depth is {one.evidence}")
+        worse: dict[str, dict[str, float]] = {}
+        if model:
+            runtime, size = open_model(model)
+            report, images = evaluate_saliency(answers_of(runtime, size), sets, out)
+            if conditions:
+                worse = evaluate_without(runtime, sets, size)
+        else:
+            assert maps  # noqa: S101 - checked above
+            report, images = evaluate_saliency(answers_in(maps, sets), sets, out)
+        write_scores({**report, **worse}, out)
+        write_images(images, out / "images.csv")
+        write_curves(images, out)
+        source = model or maps
+        assert source  # noqa: S101 - checked above
+        params_m = parameters_m(model) if model else None
+        comparison = compare(report, sets, name or source.resolve().stem, params_m)
+        if comparison:
+            (out / "table.md").write_text(markdown(comparison))
+            (out / "table.tex").write_text(latex(comparison))
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(table(report))
-    typer.echo(f"\nscores and figure sheets: {out}")
+    typer.echo(table({**report, **worse}))
+    typer.echo(f"\nscores, tables, curves and figure sheets: {out}")
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[
+        Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
+    ],
+    data: Annotated[Path, typer.Argument(help="Folder of rgb/ and depth/, or of such folders.")],
+    out: Annotated[Path, typer.Option(help="Gets <set>/<stem>.png.")],
+    near_bright: NearBright = None,
+    near_dark: NearDark = None,
+    metric: MetricDepth = None,
+) -> None:
+    """Write a map for every pair, 8-bit and of the photo's size; masks are not needed."""
+    from training.evaluate import open_model
+    from training.predict import find_pairs, write_maps
+
+    try:
+        runtime, size = open_model(model)
+        sets = find_pairs(data, _conventions(near_bright, near_dark, metric))
+        for name, (pairs, convention) in sets.items():
+            typer.echo(f"{name}: {len(pairs)} pairs, depth is {convention}")
+        count = write_maps(runtime, size, sets, out, _watched)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} maps: {out}")
 
 
 @evaluate.command("reid")
@@ -114,9 +238,7 @@ def evaluate_reid_command(
         Path, typer.Argument(help="A checkpoint (.safetensors) or a bundle's folder.")
     ],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    layout: Annotated[
-        str, typer.Option(help="rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles.")
-    ],
+    layout: Annotated[str, typer.Option(help=LAYOUTS)],
     out: Annotated[Path, typer.Option(help="Folder for scores.json and the figure sheet.")],
     conditions: Annotated[
         bool, typer.Option(help="Also with dark colour, without NIR, without colour.")
@@ -160,17 +282,18 @@ def saliency_pairs_command(
     ] = None,
 ) -> None:
     """Triples, and pairs without masks, as `python -m export --judge` reads them."""
-    from training.evaluate import find_sets
+    from training.data.rgbd_sets import find_sets, set_folders
     from training.pairs import Conventions, write_saliency_pairs
 
     try:
-        names = {found.name for found in find_sets(data)}
+        names = set_folders(data)
         dark = near_dark or []
         conventions: Conventions = [
             *((stem, "near_dark") for stem in dark if stem not in names),
             *((stem, "metric") for stem in metric or []),
         ]
-        sets = find_sets(data, [name for name in dark if name in names])
+        given = _conventions(None, [name for name in dark if name in names], None)
+        sets = find_sets(data, {**dict.fromkeys(names, "near_bright"), **given})
         count = write_saliency_pairs(sets, unlabelled or [], conventions, size, out)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -200,6 +323,89 @@ def reid_pairs_command(
     typer.echo(f"{count} pairs in {out}")
 
 
+@doctor.command("saliency")
+def doctor_saliency_command(
+    data: Annotated[Path, typer.Argument(help="Folder of rgb/ depth/ gt/, or of such folders.")],
+) -> None:
+    """Open every triple, and print what was found and what is wrong; exit status 1 says errors."""
+    from training.doctor import examine_saliency
+
+    try:
+        report = examine_saliency(data, _watched)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(str(report))
+    if not report.good:
+        raise typer.Exit(1)
+
+
+@doctor.command("reid")
+def doctor_reid_command(
+    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    layout: Annotated[
+        str | None, typer.Option(help=LAYOUTS, show_default="the only one that fits")
+    ] = None,
+) -> None:
+    """Open every crop, and print what was found and what is wrong; exit status 1 says errors."""
+    from training.doctor_reid import examine_reid, guess_layout
+
+    try:
+        chosen = layout or guess_layout(data)
+        typer.echo(f"layout: {chosen}")
+        report = examine_reid(
+            data,
+            chosen,  # type: ignore[arg-type] # it names the layouts it knows
+            _watched,
+        )
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(str(report))
+    if not report.good:
+        raise typer.Exit(1)
+
+
+@synthesise.command("saliency")
+def synthesise_saliency_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,test}/{rgb,depth,gt}.")],
+    train: Annotated[int, typer.Option(min=1, help="Triples to train on.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Others, to judge on.")] = 100,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Of all scenes.")] = 0,
+) -> None:
+    """Render tables with things on them, their depth, and a mask of the one that is meant."""
+    from training.data.synthetic import write_scenes
+
+    _render(write_scenes(out, train, test, side, seed), train + test, out)
+
+
+@synthesise.command("reid")
+def synthesise_reid_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,query,gallery}/{rgb,nir}.")],
+    train: Annotated[int, typer.Option(min=1, help="Vehicles to train on.")] = 60,
+    test: Annotated[int, typer.Option(min=1, help="Others, to search for.")] = 30,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of all vehicles.")] = 0,
+) -> None:
+    """Render vehicles in colour and near-infrared before four cameras, twice each."""
+    from training.data.synthetic import CAMERAS, write_vehicles
+
+    _render(write_vehicles(out, train, test, side, seed), 2 * CAMERAS * (train + test), out)
+
+
+def _render(stems: Iterable[str], total: int, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        typer.echo(f"error: {out} is not empty", err=True)
+        raise typer.Exit(2)
+    console = Console(stderr=True)
+    shown = track(
+        stems, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+    count = sum(1 for _ in shown)
+    typer.echo(f"{count} rendered: {out}")
+
+
 @app.command("fit-nir")
 def fit_nir_command(
     scenes: Annotated[
@@ -227,9 +433,45 @@ def fit_nir_command(
         typer.echo(f"{name:28} {value:.4f}")
 
 
-def _parse(changes: list[str]) -> dict[str, object]:
-    pairs = (change.partition("=") for change in changes)
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+def _conventions(
+    near_bright: list[str] | None, near_dark: list[str] | None, metric: list[str] | None
+) -> dict[str, DepthConvention]:
+    """Set name -> convention, of those that the user gives."""
+    given: dict[str, DepthConvention] = {}
+    choices: tuple[tuple[DepthConvention, list[str] | None], ...] = (
+        ("near_bright", near_bright),
+        ("near_dark", near_dark),
+        ("metric", metric),
+    )
+    for convention, names in choices:
+        for name in names or []:
+            if name in given:
+                raise ValueError(f"{name} is said to be both {given[name]} and {convention}")
+            given[name] = convention
+    return given
+
+
+def _watched(items: Sequence[T]) -> Iterable[T]:
+    """Pass items on, with a bar where someone watches."""
+    console = Console(stderr=True)
+    return track(items, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _parse(changes: Sequence[str]) -> dict[str, object]:
+    """`["config.alpha=0.3"]` -> `{"config.alpha": 0.3}`."""
+    pairs = [change.partition("=") for change in changes]
+    unequal = [key for key, sign, _ in pairs if not sign]
+    if unequal:
+        raise ValueError(f"expected name=value after --set, got {', '.join(unequal)}")
+    return {key: _value(text) for key, _, text in pairs}
+
+
+def _value(text: str) -> object:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with suppress(ValueError):  # YAML takes 1e-3 for a word
+            return float(value)
+    return value
 
 
 if __name__ == "__main__":

@@ -290,19 +290,19 @@ def _progress(total: int, start: int, visible: bool) -> Iterator[Any]:
         TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:.1f} images/s"),
+        TextColumn("{task.fields[loss]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     smooth: float | None = None
     with Progress(*columns, disable=not (visible and os.isatty(1))) as bar:
-        job = bar.add_task("training", total=total, completed=start, loss=math.nan, speed=0.0)
+        job = bar.add_task("training", total=total, completed=start, loss="")
 
         def show(step: int, loss: float, timing: Timing) -> None:
             nonlocal smooth
             smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
             speed = timing.images / max(timing.total_s, 1e-9)
-            bar.update(job, completed=step, loss=smooth, speed=speed)
+            bar.update(job, completed=step, loss=f"loss {smooth:.4f}  {speed:.1f} images/s")
             if visible and bar.disable and step % 50 == 0:
                 left = (total - step) * timing.total_s / max(timing.steps, 1) / 60
                 log.info(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import py_sod_metrics
@@ -19,47 +19,108 @@ RANKS = (1, 5, 10)
 """Of the cumulative match characteristic."""
 
 
+THRESHOLDS = 256
+"""At which a map is cut, 0 to 255, for every curve."""
+
+
+class ImageScores(NamedTuple):
+    """What one map scores."""
+
+    s_measure: float
+    mae: float
+    f: NDArray[np.float64]
+    """F-measure with beta^2 = 0.3 at each threshold, (256,)."""
+    e: NDArray[np.float64]
+    """Enhanced alignment at each threshold, (256,)."""
+    precision: NDArray[np.float64]
+    """At each threshold, (256,)."""
+    recall: NDArray[np.float64]
+    """At each threshold, (256,)."""
+
+    def results(self) -> dict[str, float]:
+        """`s_measure`, `max_f`, `max_e`, `mae`, the maxima over this map's own curves."""
+        return {
+            "s_measure": self.s_measure,
+            "max_f": float(self.f.max()),
+            "max_e": float(self.e.max()),
+            "mae": self.mae,
+        }
+
+
+def quantised(pred: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A map in [0, 1] as 8 bits, as it is written and scored."""
+    return np.round(pred * 255).astype(np.uint8)
+
+
+def score_map(pred: NDArray[np.uint8], gt: NDArray[np.uint8]) -> ImageScores:
+    """Score one 8-bit map against an 8-bit mask, the object above 128, by pysodmetrics.
+
+    Convention of the field's tables: a map is stretched to its own range first. Both are (H, W).
+    """
+    mae, s_measure, e_measure = (
+        py_sod_metrics.MAE(),
+        py_sod_metrics.Smeasure(),
+        py_sod_metrics.Emeasure(),
+    )
+    curves: dict[str, Any] = {"with_dynamic": True, "with_adaptive": False}
+    f_measure = py_sod_metrics.FmeasureV2(
+        metric_handlers={
+            "f": py_sod_metrics.FmeasureHandler(**curves, beta=0.3),
+            "precision": py_sod_metrics.PrecisionHandler(**curves),
+            "recall": py_sod_metrics.RecallHandler(**curves),
+        }
+    )
+    for metric in (mae, s_measure, e_measure, f_measure):
+        metric.step(pred=pred, gt=gt)
+    # The library's curves begin at the threshold 255, whatever its docstrings say.
+    found = {name: each["dynamic"][::-1] for name, each in f_measure.get_results().items()}
+    return ImageScores(
+        float(s_measure.get_results()["sm"]),
+        float(mae.get_results()["mae"]),
+        e=e_measure.get_results()["em"]["curve"][::-1],
+        **found,
+    )
+
+
 class SaliencyScores:
-    """S-measure, max F-measure, max E-measure and MAE over a set, by pysodmetrics.
+    """S-measure, max F-measure, max E-measure and MAE over a set.
 
     Convention of the field's tables: each prediction is quantised to 8 bits and stretched to its
     own range; maxima are of the curve averaged over images; beta^2 = 0.3.
     """
 
-    def __init__(self) -> None:
-        self._mae = py_sod_metrics.MAE()
-        self._s_measure = py_sod_metrics.Smeasure()
-        self._e_measure = py_sod_metrics.Emeasure()
-        self._f_measure = py_sod_metrics.FmeasureV2(
-            metric_handlers={
-                "fm": py_sod_metrics.FmeasureHandler(
-                    with_dynamic=True, with_adaptive=False, beta=0.3
-                )
-            }
-        )
+    def __init__(self, images: Iterable[ImageScores] = ()) -> None:
+        self.images = list(images)
 
-    def add(self, pred: NDArray[np.floating], gt: NDArray[np.bool_]) -> None:
+    def add(self, pred: NDArray[np.floating], gt: NDArray[np.bool_]) -> ImageScores:
         """Score one image.
 
         Args:
             pred: (H, W) in [0, 1].
             gt: bool (H, W).
         """
-        quantised = np.round(pred * 255).astype(np.uint8)
-        self.add_quantised(quantised, gt.astype(np.uint8) * 255)
+        return self.add_quantised(quantised(pred), gt.astype(np.uint8) * 255)
 
-    def add_quantised(self, pred: NDArray[np.uint8], gt: NDArray[np.uint8]) -> None:
-        """Score one 8-bit map against an 8-bit mask, the object above 128; both (H, W)."""
-        for metric in (self._mae, self._s_measure, self._e_measure, self._f_measure):
-            metric.step(pred=pred, gt=gt)
+    def add_quantised(self, pred: NDArray[np.uint8], gt: NDArray[np.uint8]) -> ImageScores:
+        """Score one 8-bit map against an 8-bit mask; see `score_map`."""
+        self.images.append(score_map(pred, gt))
+        return self.images[-1]
 
     def results(self) -> dict[str, float]:
         """`s_measure`, `max_f`, `max_e`, `mae` over all images added so far."""
+        curves = self.curves()
         return {
-            "s_measure": float(self._s_measure.get_results()["sm"]),
-            "max_f": float(self._f_measure.get_results()["fm"]["dynamic"].max()),
-            "max_e": float(self._e_measure.get_results()["em"]["curve"].max()),
-            "mae": float(self._mae.get_results()["mae"]),
+            "s_measure": float(np.mean([image.s_measure for image in self.images])),
+            "max_f": float(curves["f"].max()),
+            "max_e": float(curves["e"].max()),
+            "mae": float(np.mean([image.mae for image in self.images])),
+        }
+
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """`f`, `e`, `precision`, `recall` at thresholds 0 to 255, averaged over images."""
+        return {
+            name: np.mean([getattr(image, name) for image in self.images], axis=0)
+            for name in ("f", "e", "precision", "recall")
         }
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from model.preprocessing import DepthConvention, prepare_depth, prepare_rgb
 from training.data.reid_samples import prepare_pair
 from training.data.reid_sets import Trial
-from training.data.triples import find_files, read_depth, read_gt
-from training.evaluate import TripleSet
+from training.data.rgbd_sets import TripleSet
+from training.data.triples import find_partners, read_depth, read_gt
 
 Conventions = Sequence[tuple[str, DepthConvention]]
 """Patterns of stems and what they say; the first that fits holds, `near_bright` if none does."""
@@ -41,7 +41,7 @@ def write_saliency_pairs(
         ValueError: a folder does not fit, or there are no pairs.
     """
     height, width = size
-    pairs = [(t.rgb, t.depth, one.convention) for one in sets for t in one.triples]
+    pairs = [(t.rgb, t.depth, t.convention) for one in sets for t in one.triples]
     masks = [
         cv2.resize(
             read_gt(triple.gt).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
@@ -51,7 +51,7 @@ def write_saliency_pairs(
         for triple in one.triples
     ]
     for folder in unlabelled:
-        for files in find_files(folder, ("rgb", "depth")):
+        for files in find_partners(folder, ("rgb", "depth")):
             fits = (kind for stem, kind in conventions if fnmatch(files["rgb"].stem, stem))
             pairs.append((files["rgb"], files["depth"], next(fits, "near_bright")))
     if not pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch.utils.data import DataLoader
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
 from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, SimulatedDepth, find_photos
+from training.data.rgbd_sets import keep_named, read_set, set_folders
 from training.data.sample import Batch, Draw, Steps, collate, loader
-from training.data.triples import HeldOutTriples, TrainTriples, find_triples
+from training.data.triples import HeldOutTriples, TrainTriples, Triple
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
-from training.recipe import SaliencyRecipe
+from training.recipe import DataRecipe, SaliencyRecipe
+
+log = logging.getLogger(__name__)
 
 
 class SaliencyTask:
@@ -103,17 +107,41 @@ def _sets(
         return SimulatedDepth(train, backgrounds, draw, data.shares), HeldOutDepth(
             held_out, size=size
         )
-    triples = [triple for root in data.roots for triple in find_triples(root)]
+    train_triples, val_triples = training_triples(data)
+    return TrainTriples(train_triples, draw), HeldOutTriples(val_triples, size=size)
+
+
+def training_triples(data: DataRecipe) -> tuple[list[Triple], list[Triple]]:
+    """What `triples` recipes train and validate on; no triple is in both.
+
+    Raises:
+        ValueError: a folder, the list of names or the count does not fit; the message names it.
+    """
+    given = None if data.depth_convention == "auto" else data.depth_convention
+
+    def triples_below(root: Path) -> list[Triple]:
+        folders = set_folders(root)
+        if not folders:
+            raise ValueError(f"{root} holds no triples, nor do its subfolders")
+        sets = [read_set(name, folder, given) for name, folder in folders.items()]
+        for one in sets:
+            log.info("%s: %d triples, depth is %s", one.name, len(one.triples), one.evidence)
+        return [triple for one in sets for triple in one.triples]
+
+    triples = [triple for root in data.roots for triple in triples_below(root)]
+    if data.names:
+        triples = keep_named(triples, data.names)
+    if data.expected is not None and len(triples) != data.expected:
+        raise ValueError(f"expected {data.expected} triples to train on, found {len(triples)}")
     if data.val_root:
-        train_triples, val_triples = triples, find_triples(data.val_root)
-    else:
-        train_triples = [triple for triple in triples if not triple.held_out]
-        val_triples = [triple for triple in triples if triple.held_out] or triples[-1:]
-    convention = data.depth_convention
-    return (
-        TrainTriples(train_triples, convention, draw),
-        HeldOutTriples(val_triples, convention, size=size),
-    )
+        return triples, triples_below(data.val_root)
+    train = [triple for triple in triples if not triple.held_out]
+    held_out = [triple for triple in triples if triple.held_out]
+    if not held_out:  # by chance, of a few
+        train, held_out = train[:-1], train[-1:]
+    if not train:
+        raise ValueError("there is nothing to train on but what validation holds out")
+    return train, held_out
 
 
 def _blended(

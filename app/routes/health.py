@@ -29,5 +29,5 @@ async def started(request: Request) -> Health:
 async def ready(request: Request) -> Health:
     """Requests would be answered now. Send none while this fails."""
     service: Service = request.app.state.service
-    await service.check_ready()
+    service.check_ready()
     return Health(status="ready")

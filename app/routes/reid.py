@@ -8,9 +8,8 @@ from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 
 from app import problems
 from app.errors import BadRequest
-from app.predictor import Answer
 from app.reid import MAX_PAIRS, ReIDPredictor, pair_up
-from app.routes.form import check_fields
+from app.routes.form import check_fields, hold_room, respond
 from app.schemas import EmbeddingOptions, EmbeddingReport, SimilarityOptions, SimilarityReport
 from app.service import Service
 
@@ -22,27 +21,30 @@ _NIR = (
     "The near-infrared partner of each, in the same order and of the same view and size: 8- or "
     "16-bit grey PNG, TIFF, BMP or JPEG, read by its full range."
 )
+_OPTIONAL = " Only a bundle whose `modality_policy` is `substitute` does without."
 _ANSWERED: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in {
                 "X-Model-Id": "`name@version` of the bundle that answered.",
+                "X-Warnings": "The first of the `warnings`, if there are any.",
+                "X-Substituted": "The picture for which zeros stood in, if any.",
                 "X-Request-Id": "The client's, if it sent a sane one, or a new one.",
                 "Server-Timing": "Milliseconds of each stage; batches of pairs add up.",
             }.items()
         },
     }
 }
-_RESPONSES = _ANSWERED | problems.responses(400, 404, 409, 413, 422, 500, 503)
+_RESPONSES = _ANSWERED | problems.responses(400, 401, 404, 409, 413, 422, 429, 500, 503, 504)
 
 
 @router.post("/v1/reid/embeddings", response_model=EmbeddingReport, responses=_RESPONSES)
 async def embeddings(
     request: Request,
     rgb: Annotated[list[UploadFile], File(description=_RGB.format(f"1 to {MAX_PAIRS}"))],
-    nir: Annotated[list[UploadFile], File(description=_NIR)],
     options: Annotated[EmbeddingOptions, Query()],
+    nir: Annotated[list[UploadFile], File(description=_NIR + _OPTIONAL)] = [],  # noqa: B006
 ) -> Response:
     """Turn up to 64 pairs into embeddings of unit length; the more alike, the likelier the same.
 
@@ -50,9 +52,10 @@ async def embeddings(
     """
     await check_fields(request, {"rgb", "nir"})
     _check_number(len(rgb), "rgb", "pairs")
-    predictor = _predictor(request, options.model, options.expect_model)
+    predictor = _predictor(request, options.model, options.expect_model, len(rgb))
     pairs = pair_up(await _read(rgb), await _read(nir), ("rgb", "nir"))
-    return _respond(await predictor.embeddings(pairs, options, request.state.times))
+    answer = await predictor.embeddings(pairs, options, request.state.times)
+    return respond(request, answer, len(pairs))
 
 
 @router.post("/v1/reid/similarity", response_model=SimilarityReport, responses=_RESPONSES)
@@ -66,15 +69,15 @@ async def similarity(
 ) -> Response:
     """Rank gallery pairs by their cosine with each query pair; at most 64 pairs in all."""
     await check_fields(request, {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"})
-    _check_number(
-        len(query_rgb) + len(gallery_rgb), "gallery_rgb", "pairs, queries and gallery together"
-    )
-    predictor = _predictor(request, options.model, options.expect_model)
+    number = len(query_rgb) + len(gallery_rgb)
+    _check_number(number, "gallery_rgb", "pairs, queries and gallery together")
+    predictor = _predictor(request, options.model, options.expect_model, number)
     queries = pair_up(await _read(query_rgb), await _read(query_nir), ("query_rgb", "query_nir"))
     gallery = pair_up(
         await _read(gallery_rgb), await _read(gallery_nir), ("gallery_rgb", "gallery_nir")
     )
-    return _respond(await predictor.similarity(queries, gallery, options, request.state.times))
+    answer = await predictor.similarity(queries, gallery, options, request.state.times)
+    return respond(request, answer, number)
 
 
 def _check_number(number: int, field: str, what: str) -> None:
@@ -82,19 +85,15 @@ def _check_number(number: int, field: str, what: str) -> None:
         raise BadRequest(f"{number} {what}; at most {MAX_PAIRS} are taken", field=field)
 
 
-def _predictor(request: Request, model: str | None, expected: str | None) -> ReIDPredictor:
+def _predictor(
+    request: Request, model: str | None, expected: str | None, pairs: int
+) -> ReIDPredictor:
     service: Service = request.app.state.service
     predictor = service.predictor(ReIDPredictor, model)
     predictor.expect(expected)
-    times = request.state.times
-    times.record("receive", times.elapsed())
+    hold_room(request, predictor, pairs)
     return predictor
 
 
 async def _read(files: list[UploadFile]) -> list[bytes]:
     return [await file.read() for file in files]
-
-
-def _respond(answer: Answer) -> Response:
-    headers = {"X-Model-Id": answer.model_id}
-    return Response(answer.body, headers=headers, media_type=answer.media_type)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Query, Request, Response, UploadFile
 
 from app import problems
-from app.routes.form import check_fields
+from app.routes.form import check_fields, hold_room, respond
 from app.saliency import SaliencyPredictor
 from app.schemas import SaliencyOptions, SaliencyReport
 from app.service import Service
@@ -31,6 +31,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
                 "X-Model-Id": "`name@version` of the bundle that answered.",
                 "X-Depth-Convention": "How depth was read.",
                 "X-Warnings": "What made this pair less useful than it could be, if anything.",
+                "X-Substituted": "The picture for which zeros stood in, if any.",
                 "X-Request-Id": "The client's, if it sent a sane one, or a new one.",
                 "Server-Timing": "Milliseconds of each stage.",
             }.items()
@@ -42,19 +43,20 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/saliency",
     response_class=Response,
-    responses=_ANSWERED | problems.responses(400, 404, 413, 422, 500, 503),
+    responses=_ANSWERED | problems.responses(400, 401, 404, 413, 422, 429, 500, 503, 504),
 )
 async def saliency(
     request: Request,
     rgb: Annotated[UploadFile, File(description="JPEG, PNG, WebP, BMP or TIFF.")],
+    options: Annotated[SaliencyOptions, Query()],
     depth: Annotated[
-        UploadFile,
+        UploadFile | None,
         File(
             description="Of the same view and size: 8- or 16-bit grey PNG, TIFF, BMP or JPEG, "
-            "or a `.npy` array (H, W) of integers or floats."
+            "or a `.npy` array (H, W) of integers or floats. Only a bundle whose "
+            "`modality_policy` is `substitute` does without."
         ),
-    ],
-    options: Annotated[SaliencyOptions, Query()],
+    ] = None,
 ) -> Response:
     """Find the salient object of one registered pair: same scene, same height and width.
 
@@ -64,9 +66,7 @@ async def saliency(
     service: Service = request.app.state.service
     times = request.state.times
     predictor = service.predictor(SaliencyPredictor, options.model)
-    times.record("receive", times.elapsed())
-    answer = await predictor.saliency(await rgb.read(), await depth.read(), options, times)
-    headers = {"X-Model-Id": answer.model_id, "X-Depth-Convention": options.depth_convention}
-    if answer.warnings:
-        headers["X-Warnings"] = "; ".join(answer.warnings)
-    return Response(answer.body, headers=headers, media_type=answer.media_type)
+    hold_room(request, predictor, 1)
+    depth_file = None if depth is None else await depth.read()
+    answer = await predictor.saliency(await rgb.read(), depth_file, options, times)
+    return respond(request, answer, 1, {"X-Depth-Convention": options.depth_convention})

@@ -16,7 +16,13 @@ ProviderPolicy = Literal["strict", "fallback"]
 
 _PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUTS = {"rgb", "aux"}
-_NO_MEMORY = ("failed to allocate memory", "out of memory", "out_of_memory", "bad_alloc")
+_NO_MEMORY = (
+    "failed to allocate memory",
+    "out of memory",
+    "out_of_memory",
+    "bad_alloc",
+    "smaller than requested",
+)
 """What its messages say; its exceptions do not tell."""
 
 

@@ -51,7 +51,7 @@ class FakeRuntime:
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
         self.batches: list[list[int]] = []
-        self.error: Callable[[int], RuntimeFailure | None] = lambda _: None
+        self.error: Callable[[int], Exception | None] = lambda _: None
 
     async def __call__(self, rgb: Any, aux: Any) -> Rows:
         self.batches.append([int(level) for level in rgb[:, 0, 0, 0]])
@@ -65,7 +65,7 @@ class Counts(Watch):
     def __init__(self) -> None:
         self.drops: list[Dropped] = []
         self.sizes: list[int] = []
-        self.failures: list[RuntimeFailure] = []
+        self.failures: list[Exception] = []
 
     def ran(self, size: int, seconds: float) -> None:  # noqa: ARG002 - Watch's signature
         self.sizes.append(size)
@@ -73,7 +73,7 @@ class Counts(Watch):
     def dropped(self, reason: Dropped) -> None:
         self.drops.append(reason)
 
-    def failed(self, error: RuntimeFailure) -> None:
+    def failed(self, error: Exception) -> None:
         self.failures.append(error)
 
 
@@ -241,6 +241,19 @@ async def test_a_failed_run_fails_its_batch_and_the_next_one_runs() -> None:
     )
 
     assert [isinstance(answer, RuntimeFailure) for answer in answers] == [True, True, False, False]
+    assert len(counts.failures) == 1
+
+
+@on_fake_clock
+async def test_an_unforeseen_error_fails_its_batch_and_the_next_one_runs() -> None:
+    runtime, counts = FakeRuntime(), Counts()
+    runtime.error = lambda _: ZeroDivisionError() if len(runtime.batches) == 1 else None
+    batcher = Batcher(runtime, BatchLimits(max_batch=1), counts)
+
+    first, second = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
+
+    assert isinstance(first, ZeroDivisionError)
+    assert isinstance(second, Inferred)
     assert len(counts.failures) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from typing import Any
 
 import numpy as np
@@ -387,30 +388,59 @@ async def test_a_pair_of_which_one_was_turned_is_answered_with_a_warning(
     assert "EXIF" in answer.headers["X-Warnings"]
 
 
-async def test_few_decoded_pairs_are_held_at_once(
+async def test_few_pictures_are_decoded_at_once_and_none_waits_decoded(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, most = 0, 0
-    prepare, encode = SaliencyPredictor._prepare, SaliencyPredictor._encode
+    prepare = SaliencyPredictor._prepare
+    lock = threading.Lock()
 
-    def take(*arguments: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         nonlocal held, most
-        held += 1
-        most = max(most, held)
-        return prepare(*arguments)
+        with lock:
+            held += 1
+            most = max(most, held)
+        try:
+            prepared = prepare(*arguments)
+        finally:
+            with lock:
+                held -= 1
+        assert {prepared.rgb.shape, prepared.aux.shape} == {(SIDE, SIDE, 3), (SIDE, SIDE, 1)}
+        assert not any(isinstance(value, Image.Image) for value in vars(prepared).values())
+        return prepared
 
-    def leave(*arguments: Any) -> Any:
-        nonlocal held
-        answer = encode(*arguments)
-        held -= 1
-        return answer
-
-    monkeypatch.setattr(SaliencyPredictor, "_prepare", take)
-    monkeypatch.setattr(SaliencyPredictor, "_encode", leave)
+    monkeypatch.setattr(SaliencyPredictor, "_prepare", counted)
 
     async with serve(decode_threads=2) as client:
-        posts = (client.post(URL, files=pair()) for _ in range(24))
+        files = pair(encoded(noise(300, 400)), encoded(ramp(300, 400)))
+        posts = (client.post(f"{URL}?output=cutout", files=files) for _ in range(24))
         answers = await asyncio.gather(*posts)
 
     assert {answer.status_code for answer in answers} == {200}
-    assert 1 < most <= 4
+    assert 1 <= most <= 2
+
+
+async def test_pairs_that_come_together_run_together_and_answer_as_alone(serve: Serve) -> None:
+    sizes: list[int] = []
+
+    class Counting(EchoRuntime):
+        def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
+            sizes.append(len(rgb))
+            return super().run(rgb, aux)
+
+    async with serve(
+        make_runtime=lambda _bundle, _settings: Counting(), max_batch=4, max_queue_delay_ms=1000
+    ) as client:
+        warmed_up, sizes = sizes, []
+        forms = [pair(encoded(noise(seed=seed))) for seed in range(8)]
+        answers = await asyncio.gather(
+            *(client.post(f"{URL}?output=npy", files=files) for files in forms)
+        )
+
+    assert sorted(set(warmed_up)) == [1, 2, 4]
+    assert sizes == [4, 4]
+    for seed, answer in enumerate(answers):
+        np.testing.assert_allclose(
+            np.load(io.BytesIO(answer.content)), echo(noise(seed=seed), ramp()), atol=1e-6
+        )
+        assert 'desc="batch of 4"' in answer.headers["server-timing"]

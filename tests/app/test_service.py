@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
 import anyio
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient
+from httpx import AsyncClient
 from numpy.typing import NDArray
 
 from app.main import create_app
-from app.service import Service, make_runtime
+from app.service import make_runtime
 from app.settings import Settings
 from model.bundle import Bundle
 from model.runtimes.base import Runtime, RuntimeFailure
 from model.runtimes.echo import EchoRuntime
+from tests.app.asgi import service_of
 from tests.app.conftest import Serve
 from tests.app.tiny import crop_form, pair, write_bundle
 
@@ -28,15 +29,6 @@ PROBES = ("/livez", "/startupz", "/readyz")
 
 async def probe(client: AsyncClient) -> list[int]:
     return [(await client.get(path)).status_code for path in PROBES]
-
-
-def service_of(client: AsyncClient) -> Service:
-    transport = client._transport
-    assert isinstance(transport, ASGITransport)
-    assert isinstance(transport.app, FastAPI)
-    service = transport.app.state.service
-    assert isinstance(service, Service)
-    return service
 
 
 class Moody(EchoRuntime):
@@ -82,14 +74,20 @@ async def test_a_loading_service_is_live_only_and_says_what_it_does(serve: Serve
 
 
 @pytest.mark.parametrize("mood", ["failing", "nan"])
-async def test_a_failed_run_ends_readiness_until_the_canary_passes(serve: Serve, mood: str) -> None:
+async def test_a_failed_run_ends_readiness_until_the_canary_passes(
+    serve: Serve, mood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Moody()
+    monkeypatch.setattr("app.service._PAUSE_S", 0.3)
 
     async with serve(make_runtime=lambda _bundle, _settings: runtime) as client:
         runtime.mood = mood
         failed = await client.post("/v1/saliency", files=pair())
         while_failing = await probe(client)
         runtime.mood = "good"
+        async with asyncio.timeout(10):
+            while await probe(client) == while_failing:  # noqa: ASYNC110 - as a balancer does
+                await asyncio.sleep(0.05)
         once_healed = await probe(client)
 
     assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
@@ -243,15 +241,16 @@ async def test_every_error_is_a_problem_with_timing_and_identity(
 
 async def test_an_unforeseen_error_is_a_problem_that_tells_nothing(serve: Serve) -> None:
     class Surprising(EchoRuntime):
-        calls = 0
+        surprising = False
 
         def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
-            self.calls += 1
-            if self.calls > 1:
+            if self.surprising:
                 raise ZeroDivisionError("a secret")
             return super().run(rgb, aux)
 
-    async with serve(make_runtime=lambda _bundle, _settings: Surprising()) as client:
+    runtime = Surprising()
+    async with serve(make_runtime=lambda _bundle, _settings: runtime) as client:
+        runtime.surprising = True
         answer = await client.post("/v1/saliency", files=pair())
 
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
@@ -275,15 +274,16 @@ async def test_head_is_answered_like_get_without_a_body(client: AsyncClient) -> 
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_the_root_leads_to_the_documentation(client: AsyncClient) -> None:
-    root, docs = await client.get("/"), await client.get("/docs")
+async def test_without_the_page_the_root_leads_to_the_documentation(serve: Serve) -> None:
+    async with serve(page=False) as client:
+        root, docs = await client.get("/"), await client.get("/docs")
 
     assert root.headers["location"] == "/docs"
     assert docs.status_code == 200
 
 
 async def test_documentation_can_be_turned_off(serve: Serve) -> None:
-    async with serve(docs=False) as client:
+    async with serve(docs=False, page=False) as client:
         assert (await client.get("/")).json()["name"] == "MutualFormer Serve"
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 404
@@ -292,12 +292,13 @@ async def test_documentation_can_be_turned_off(serve: Serve) -> None:
 async def test_openapi_describes_answers_and_problems_as_they_are(client: AsyncClient) -> None:
     openapi = (await client.get("/openapi.json")).json()
 
-    for path, schema, fields in (
-        ("/v1/reid/embeddings", "EmbeddingReport", {"rgb", "nir"}),
+    for path, schema, fields, optional in (
+        ("/v1/reid/embeddings", "EmbeddingReport", {"rgb", "nir"}, {"nir"}),
         (
             "/v1/reid/similarity",
             "SimilarityReport",
             {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"},
+            set(),
         ),
     ):
         operation = openapi["paths"][path]["post"]
@@ -307,7 +308,8 @@ async def test_openapi_describes_answers_and_problems_as_they_are(client: AsyncC
         assert {"400", "404", "409", "413", "422", "500", "503"} <= set(operation["responses"])
         body = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
         form = openapi["components"]["schemas"][body.rsplit("/", 1)[1]]
-        assert set(form["required"]) == set(form["properties"]) == fields
+        assert set(form["properties"]) == fields
+        assert set(form["required"]) == fields - optional
         for field in form["properties"].values():
             assert field["type"] == "array"
             assert field["description"]

@@ -155,6 +155,16 @@ def test_every_fusion_has_the_same_parameters() -> None:
     assert all(each == shapes[0] for each in shapes)
 
 
+@pytest.mark.parametrize("fusion", get_args(Fusion))
+@torch.no_grad()
+def test_the_implementation_does_not_change_the_answer(fusion: Fusion) -> None:
+    plain = tiny_block(fusion=fusion, implementation="plain")(*tokens())
+
+    for implementation in ("auto", "blocked", "sdpa"):
+        other = tiny_block(fusion=fusion, implementation=implementation)(*tokens())
+        torch.testing.assert_close(other, plain)
+
+
 @torch.no_grad()
 def test_every_fusion_answers_differently() -> None:
     outputs = [tiny_block(fusion=fusion).eval()(*tokens()) for fusion in get_args(Fusion)]

@@ -11,7 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import model.checkpoint
-from model.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    average_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from model.saliency import SaliencyNet
 from tests.model.test_reid import TINY, network
 from tests.model.tiny import tiny_config
@@ -160,3 +166,21 @@ def test_parameters_that_do_not_fit_are_named(checkpoint: Checkpoint, fault: str
 
     with pytest.raises(ValueError, match=name):
         replace(checkpoint, state=state).build()
+
+
+def test_the_average_of_two_runs_lies_between_them(checkpoint: Checkpoint) -> None:
+    other = replace(checkpoint, state={k: v + 2 for k, v in checkpoint.state.items()})
+
+    mean = average_checkpoints([checkpoint, other])
+
+    expected = {key: value + 1 for key, value in checkpoint.state.items()}
+    torch.testing.assert_close(mean.state, expected)
+    assert mean.metrics == {}
+    mean.build()
+
+
+def test_runs_of_different_networks_have_no_average(checkpoint: Checkpoint) -> None:
+    other = replace(checkpoint, config=replace(tiny_config(), alpha=0.5))
+
+    with pytest.raises(ValueError, match="one configuration"):
+        average_checkpoints([checkpoint, other])

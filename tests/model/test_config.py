@@ -19,7 +19,7 @@ def test_a_preset_survives_json(name: str) -> None:
 
 
 def test_an_unknown_preset_is_named_with_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'saliency-huge'; known: saliency-compact, saliency-res"):
+    with pytest.raises(ValueError, match=r"'saliency-huge'; known: saliency-compact, saliency-com"):
         SaliencyConfig.preset("saliency-huge")
 
 

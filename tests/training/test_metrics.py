@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.metrics import SaliencyScores
+from training.metrics import SaliencyScores, score_map
 
 ORACLE = Path(__file__).parents[3] / "shared" / "data" / "metric_oracle"
 
@@ -27,6 +27,25 @@ def test_scores_agree_with_the_oracle() -> None:
     assert results["max_f"] == pytest.approx(expected["maxFm"], abs=1e-9)
     assert results["max_e"] == pytest.approx(expected["maxEm"], abs=1e-9)
     assert results["mae"] == pytest.approx(expected["MAE"], abs=1e-9)
+
+
+def test_curves_begin_at_the_threshold_zero() -> None:
+    rng = np.random.default_rng(0)
+    gt = rng.random((40, 50)) < 0.3
+    pred = (rng.integers(0, 256, gt.shape) * np.where(gt, 1.0, 0.6)).astype(np.uint8)
+    pred[0, :2] = 0, 255  # its range is the whole one already
+
+    scores = score_map(pred, gt.astype(np.uint8) * 255)
+
+    for threshold in (0, 100, 255):
+        found = pred >= threshold
+        right = (found & gt).sum()
+        assert scores.precision[threshold] == pytest.approx(right / found.sum())
+        assert scores.recall[threshold] == pytest.approx(right / gt.sum())
+        p, r = scores.precision[threshold], scores.recall[threshold]
+        assert scores.f[threshold] == pytest.approx(1.3 * p * r / (0.3 * p + r))
+    everything = np.full_like(pred, 255)
+    assert scores.e[0] == pytest.approx(score_map(everything, gt.astype(np.uint8) * 255).e[0])
 
 
 def test_a_perfect_map_scores_perfectly() -> None:

@@ -53,9 +53,8 @@ def test_sixteen_bits_of_depth_survive_reading(tmp_path: Path) -> None:
 
 
 def test_near_is_bright_under_both_polarities(triples_root: Path) -> None:
-    triples = find_triples(triples_root)
-    bright = HeldOutTriples(triples, "near_bright", size=(64, 64))[0]
-    dark = HeldOutTriples(triples, "near_dark", size=(64, 64))[0]
+    bright = HeldOutTriples(find_triples(triples_root), size=(64, 64))[0]
+    dark = HeldOutTriples(find_triples(triples_root, "near_dark"), size=(64, 64))[0]
     mask = bright.gt > 0.5
 
     assert bright.aux[mask].mean() > bright.aux[~mask].mean()
@@ -64,7 +63,7 @@ def test_near_is_bright_under_both_polarities(triples_root: Path) -> None:
 
 def test_an_epoch_visits_every_triple_once(triples_root: Path) -> None:
     triples = find_triples(triples_root)
-    dataset = TrainTriples(triples, "near_bright", Draw((32,), batch_size=2, seed=0))
+    dataset = TrainTriples(triples, Draw((32,), batch_size=2, seed=0))
     drawn: list[str] = []
     original = dataset.triples
     dataset.triples = _Recorder(original, drawn)
@@ -88,9 +87,7 @@ class _Recorder(list[Triple]):
 
 
 def test_geometry_is_shared_by_colour_depth_and_mask(triples_root: Path) -> None:
-    dataset = TrainTriples(
-        find_triples(triples_root), "near_bright", Draw((96,), batch_size=1, seed=1)
-    )
+    dataset = TrainTriples(find_triples(triples_root), Draw((96,), batch_size=1, seed=1))
 
     for index in range(12):
         sample = dataset[index]
@@ -101,9 +98,7 @@ def test_geometry_is_shared_by_colour_depth_and_mask(triples_root: Path) -> None
 
 def test_sizes_that_differ_are_named(triples_root: Path) -> None:
     Image.new("L", (8, 8)).save(triples_root / "depth" / "000.png")
-    dataset = TrainTriples(
-        find_triples(triples_root)[:1], "near_bright", Draw((32,), batch_size=1, seed=0)
-    )
+    dataset = TrainTriples(find_triples(triples_root)[:1], Draw((32,), batch_size=1, seed=0))
 
     with pytest.raises(ValueError, match=r"000: rgb \(72, 96\), depth \(8, 8\)"):
         dataset[0]

@@ -42,7 +42,7 @@ def simulate_depth(
     Returns:
         float32 (H, W) in [0, 1], near = 1, missing = 0, as `model.preprocessing` answers it.
     """
-    if not honest and rng.random() < 0.08:
+    if not honest and rng.random() < 0.12:
         return _useless(rgb, rng, others)
     scene = _background(mask.shape, rng)
     kind = rng.random()
@@ -154,6 +154,14 @@ def _as_sensed(mask: Mask, rng: np.random.Generator) -> Map:
     if rng.random() < 0.2:  # parts that the sensor does not tell from what is behind
         torn = _noise((h, w), rng, int(rng.integers(2, 8))) < rng.uniform(0.2, 0.55)
         seen = seen * (1 - torn * rng.uniform(0.5, 1.0))
+    if rng.random() < 0.25 and mask.any():  # or a whole side: a dark foot, a far top
+        rows, columns = np.nonzero(mask)
+        angle = rng.uniform(0, 2 * np.pi)
+        y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+        across = np.cos(angle) * x + np.sin(angle) * y
+        inside = np.cos(angle) * columns + np.sin(angle) * rows
+        lost = across > np.quantile(inside, rng.uniform(0.35, 0.9))
+        seen = seen * (1 - lost * rng.uniform(0.6, 1.0))
     if rng.random() < 0.6:
         seen = cv2.GaussianBlur(seen, (0, 0), rng.uniform(0.3, 4.0) * scale)
     result: Map = seen.astype(np.float32)

@@ -166,20 +166,20 @@ def read_pair(crop: Crop) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     Raises:
         ValueError: a file cannot be decoded, or does not hold what the layout promises.
     """
-    rgb = _decode(crop.rgb)
+    rgb = read_picture(crop.rgb)
     if rgb.ndim == 2:
         rgb = np.repeat(rgb[..., None], 3, axis=2)
     if rgb.dtype != np.uint8:
         raise ValueError(f"{crop.rgb.path}: expected 8-bit colour, got {rgb.dtype}")
     if crop.nir is None:
         return rgb, simulate_nir(rgb)
-    nir = _decode(crop.nir)
+    nir = read_picture(crop.nir)
     if nir.ndim == 3:  # grey, stored as colour: JPEG leaves small differences
         nir = np.round(nir.mean(axis=-1)).astype(np.uint8)
     return rgb, nir
 
 
-def _decode(picture: Picture) -> NDArray[Any]:
+def read_picture(picture: Picture) -> NDArray[Any]:
     """Uint8 (H, W, 3), or (H, W) of 8 or 16 bits."""
     try:
         with Image.open(picture.path) as image:

@@ -1,0 +1,63 @@
+"""What makes a prepared pair less useful than it could be, as sentences for its sender."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import Place
+
+_MOST = 0.9
+"""Share of pixels at the upper end that means a saturated picture, and not a white background."""
+_COLOURLESS = 3
+"""Levels by which JPEG parts three equal channels."""
+_CLEARLY = 1.3
+"""How many times as rough as the other one a picture is that is clearly rougher."""
+
+
+def doubt_rgb(rgb: NDArray[np.uint8], place: Place) -> list[str]:
+    """Doubts about a colour picture (H, W, 3)."""
+    if (rgb == rgb[0, 0]).all():
+        return [f"{place} is constant"]
+    flat = np.ptp(rgb, axis=(0, 1)) == 0
+    doubts = [
+        f"the {colour} channel of {place} is constant"
+        for colour, is_flat in zip(("red", "green", "blue"), flat, strict=True)
+        if is_flat
+    ]
+    return doubts + _doubt_range(rgb.min(axis=-1) == 255, place)
+
+
+def doubt_aux(aux: NDArray[np.float32], place: Place) -> list[str]:
+    """Doubts about a depth or near-infrared map (H, W, 1) in [0, 1]."""
+    if np.ptp(aux) < 1e-6:
+        return [f"{place} is constant"]
+    return _doubt_range(aux > 0.999, place)
+
+
+def doubt_valid(share: float, place: Place) -> list[str]:
+    """Doubts about depth of which only a `share` of the pixels is valid."""
+    return [f"{place} is missing in {1 - share:.0%} of its pixels"] if share < 0.5 else []
+
+
+def doubt_order(rgb: NDArray[np.uint8], depth: NDArray[np.float32]) -> list[str]:
+    """Doubts whether colour (H, W, 3) and depth (H, W, 1) are in each other's place.
+
+    A grey picture that is smoother than its depth. Of 25 real pairs every one, once grey, is 1.7
+    to 13 times as rough as its depth.
+    """
+    if np.ptp(rgb, axis=-1).max() > _COLOURLESS or np.ptp(rgb) == 0 or np.ptp(depth) == 0:
+        return []
+    if _CLEARLY * _roughness(rgb[..., 0].astype(np.float32)) >= _roughness(depth[..., 0]):
+        return []
+    return ["rgb has no colour and is smoother than depth: are the two swapped?"]
+
+
+def _doubt_range(full: NDArray[np.bool_], place: Place) -> list[str]:
+    share = full.mean()
+    return [f"{place} is saturated in {share:.0%} of its pixels"] if share > _MOST else []
+
+
+def _roughness(values: NDArray[np.float32]) -> float:
+    """Mean step between neighbours, as a share of the range."""
+    return float(np.abs(np.diff(values, axis=1)).mean() / np.ptp(values))

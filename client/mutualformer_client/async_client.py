@@ -1,0 +1,145 @@
+"""The client that awaits its answers; the same as `Client` otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import httpx
+
+from mutualformer_client import calls
+from mutualformer_client.answers import Embeddings, Model, Saliency, Similarity
+from mutualformer_client.errors import BadPicture
+from mutualformer_client.exchange import Call, Sleep, exchange, http_options
+from mutualformer_client.pictures import Pair, Picture
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Asks one service; several tasks may share it. Close it, or use it in `async with`.
+
+    Args:
+        url: of the service.
+        api_key: if the service wants one.
+        timeout_s: for each request, waiting and asking again included; the service is told, and
+            drops what would be late.
+        concurrency: requests at a time, where a call needs several.
+        transport: instead of the network, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        concurrency: int = 16,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.concurrency = concurrency
+        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key))
+
+    async def saliency(
+        self, rgb: Picture, depth: Picture, **options: Unpack[calls.SaliencyOptions]
+    ) -> Saliency:
+        """The salient object of one registered pair; say how depth is written.
+
+        Raises:
+            MutualFormerError: see `mutualformer_client.errors`.
+            ValueError, OSError: a picture cannot be read or sent.
+        """
+        return await self._ask(await asyncio.to_thread(calls.saliency, rgb, depth, options))
+
+    async def saliency_many(
+        self, pairs: Iterable[Pair], **options: Unpack[calls.SaliencyOptions]
+    ) -> AsyncIterator[Saliency | BadPicture]:
+        """The answer to each pair, in order; a picture that cannot be used fails alone.
+
+        Pairs are taken as answers are, `concurrency` ahead. Errors as in `saliency`, but for
+        `BadPicture`, which comes in the place of its answer.
+        """
+        async for answer in self._ask_many(calls.saliency_many(pairs, options)):
+            try:
+                yield await answer
+            except BadPicture as problem:
+                yield problem
+
+    async def embeddings(
+        self, pairs: Iterable[Pair], **options: Unpack[calls.EmbeddingOptions]
+    ) -> Embeddings:
+        """One row for each pair, any number of them; of several errors the first is raised."""
+        answers = self._ask_many(calls.embeddings(pairs, options))
+        return calls.merge([await answer async for answer in answers])
+
+    async def similarity(
+        self,
+        queries: Iterable[Pair],
+        gallery: Iterable[Pair],
+        **options: Unpack[calls.SimilarityOptions],
+    ) -> Similarity:
+        """The gallery as each query ranks it; at most 64 pairs in all.
+
+        For more, take `embeddings`, keep them, and multiply.
+        """
+        return await self._ask(await asyncio.to_thread(calls.similarity, queries, gallery, options))
+
+    async def models(self) -> list[Model]:
+        """What is served."""
+        return await self._ask(calls.models())
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _ask(self, call: Call[T]) -> T:
+        steps = exchange(call, self.timeout_s)
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    async with asyncio.timeout(step.timeout_s):
+                        response = await self._http.request(**step.arguments())
+                except (httpx.RequestError, TimeoutError) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(response)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+
+    async def _ask_many(self, asks: Iterable[calls.Ask[T]]) -> AsyncIterator[asyncio.Task[T]]:
+        """The answers in order, some still to come; no more than `concurrency` ahead."""
+
+        async def answer(ask: calls.Ask[T]) -> T:
+            return await self._ask(await asyncio.to_thread(ask))
+
+        waiting: deque[asyncio.Task[T]] = deque()
+        coming = iter(asks)
+        try:
+            while ask := await asyncio.to_thread(next, coming, None):
+                waiting.append(asyncio.create_task(answer(ask)))
+                if len(waiting) == self.concurrency:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)

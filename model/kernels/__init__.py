@@ -1,0 +1,1 @@
+"""Cross-diffusion attention without N x N matrices; `dispatch` picks one of several forms."""

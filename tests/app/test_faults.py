@@ -1,0 +1,115 @@
+"""Networks that fail for good, and signals: a real process on a real port each time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from subprocess import Popen
+
+import httpx
+import numpy as np
+import pytest
+
+from app.service import FAULTY_EXIT_CODE
+from tests.app.faulty_server import POISON
+from tests.app.process import ready, serving
+from tests.app.tiny import encoded, pair
+
+pytestmark = pytest.mark.anyio
+
+URL = "/v1/saliency"
+
+
+async def ended(process: Popen[bytes]) -> int:
+    return await asyncio.to_thread(process.wait, 60)
+
+
+@pytest.mark.parametrize("fault", ["raise", "nan", "hang"])
+async def test_a_network_that_fails_for_good_ends_the_process_with_its_own_code(
+    bundles: Path, fault: str
+) -> None:
+    poison = pair(encoded(np.full((64, 64, 3), POISON, np.uint8)))
+    async with serving(bundles, fault, max_run_s="1") as (process, client):
+        good = await client.post(URL, files=pair())
+        failed = await client.post(URL, files=poison)
+        refused = await client.post(URL, files=pair())
+        live = await client.get("/livez")
+        is_ready = await ready(client)
+        code = await ended(process)
+
+    assert good.status_code == 200
+    assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
+    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    assert live.status_code == 200
+    assert not is_ready
+    assert code == FAULTY_EXIT_CODE
+
+
+async def stop_under_load(process: Popen[bytes], client: httpx.AsyncClient) -> list[int]:
+    """Send SIGTERM while 24 requests are on their way, and a few are answered.
+
+    Returns:
+        Their statuses, 0 for a refused connection; a broken one is an error.
+    """
+    await client.post(URL, files=pair())
+
+    async def post(delay: float) -> int:
+        await asyncio.sleep(delay)
+        try:
+            return (await client.post(URL, files=pair())).status_code
+        except httpx.ConnectError:
+            return 0
+
+    posts = [asyncio.ensure_future(post(0.04 * number)) for number in range(24)]
+    await asyncio.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    return await asyncio.gather(*posts)
+
+
+async def test_a_signal_lets_accepted_work_finish_and_refuses_the_rest(bundles: Path) -> None:
+    async with serving(bundles, "slow", max_batch="2") as (process, client):
+        statuses = await stop_under_load(process, client)
+        code = await ended(process)
+
+    assert code == -signal.SIGTERM  # passed on once the server has closed
+    assert set(statuses) <= {200, 503, 0}
+    assert statuses[0] == 200
+    assert statuses[-1] in (503, 0)
+
+
+async def test_a_second_signal_ends_the_process_at_once(bundles: Path) -> None:
+    async with serving(bundles, "slow", max_batch="1") as (process, client):
+        posts = [asyncio.ensure_future(client.post(URL, files=pair())) for _ in range(50)]
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        still_runs = process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(process.wait, 3)
+        await asyncio.gather(*posts, return_exceptions=True)
+
+    assert still_runs
+    assert code == -signal.SIGTERM
+
+
+async def test_a_signal_ends_a_process_that_hangs_once_its_grace_is_over(bundles: Path) -> None:
+    poison = pair(encoded(np.full((64, 64, 3), POISON, np.uint8)))
+    async with serving(bundles, "hang", shutdown_grace_s="1") as (process, client):
+        post = asyncio.ensure_future(client.post(URL, files=poison))
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.to_thread(process.wait, 15)
+        await asyncio.gather(post, return_exceptions=True)
+
+    assert code == FAULTY_EXIT_CODE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("_round", range(50))
+async def test_no_signal_under_load_loses_accepted_work(bundles: Path, _round: int) -> None:
+    async with serving(bundles, "slow", max_batch="2") as (process, client):
+        statuses = await stop_under_load(process, client)
+        await ended(process)
+
+    assert set(statuses) <= {200, 503, 0}
