@@ -220,7 +220,8 @@ def _parity(
         ]
         facts = _range(conversion, size, real)
     try:
-        parity = check_parity(stages, size, real)
+        plain = PyTorchRuntime(conversion.forms[0][1])
+        parity = check_parity(stages, size, real, plain=plain.run)
     finally:
         for runtime in runtimes:
             runtime.close()
