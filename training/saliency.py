@@ -75,6 +75,7 @@ class SaliencyTask:
             self.config.decoder,
             bce=self.recipe.bce,
             focal_weight=self.recipe.focal_weight,
+            smoothing=self.recipe.smoothing,
         )
 
     @torch.no_grad()
