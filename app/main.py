@@ -69,7 +69,8 @@ def create_app(
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
             Middleware(AdmissionGate, service=service),
         ],
-        form_limits={"max_files": 2, "max_fields": 8},
+        # More than any form takes, so that most of what is too much is refused by its field.
+        form_limits={"max_files": 8, "max_fields": 8},
     )
     app.state.service = service
     problems.install(app)
