@@ -40,7 +40,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from model.checkpoint import source_commit
-from training.recipe import Recipe
+from training.recipe import Recipe, differences
 from training.task import Task
 
 log = logging.getLogger(__name__)
@@ -229,8 +229,12 @@ def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:
     if resume:
         if not state_file.is_file():
             raise ValueError(f"nothing to resume: {state_file} does not exist")
-        if yaml.safe_load(recipe_file.read_text()) != recipe.to_dict():
-            raise ValueError(f"the recipe differs from {recipe_file}, which this run started with")
+        started = yaml.safe_load(recipe_file.read_text())
+        if changes := differences(started, recipe.to_dict()):
+            raise ValueError(
+                f"the recipe differs from {recipe_file}, which this run started with: "
+                + "; ".join(changes)
+            )
     elif state_file.exists():
         raise ValueError(f"{run} holds a run already: resume it, or choose another folder")
     else:

@@ -238,6 +238,21 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> list[str]:
+    """Each key that two recipes, as `to_dict` answers them, do not share, with both values."""
+    found = []
+    for key in dict.fromkeys((*before, *now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{section}{key}.")
+        elif old != new or (key in before) != (key in now):
+            old, new = (
+                repr(values[key]) if key in values else "absent" for values in (before, now)
+            )
+            found.append(f"{section}{key} was {old}, is now {new}")
+    return found
+
+
 def _known(kind: type, values: dict[str, Any], section: str = "") -> dict[str, Any]:
     hints = get_type_hints(kind)
     unknown = set(values) - {f.name for f in fields(kind)}

@@ -18,9 +18,7 @@ _MAX_WARNINGS = 8
 async def check_fields(request: Request, known: set[str], *, several: bool = False) -> None:
     """Refuse what would be ignored; `BadRequest` names the field.
 
-    Args:
-        known: the fields of this form.
-        several: whether each of them may hold more than one file.
+    Each of the `known` fields may hold one file, or `several`.
     """
     form = await request.form()
     unknown = sorted(set(form) - known)

@@ -21,7 +21,7 @@ from tests.training.crops import TEST, WRITERS
 from training.__main__ import app
 from training.data.reid_sets import Layout, find_trial
 from training.evaluate import open_model
-from training.evaluate_reid import describe, evaluate_reid, reid_table
+from training.evaluate_reid import LEGEND, RIGHT, ROWS, WRONG, describe, evaluate_reid, reid_table
 from training.loop import fit
 from training.losses import BatchHardTriplet, reid_loss
 from training.recipe import ReIDDataRecipe, ReIDRecipe
@@ -258,6 +258,10 @@ def test_evaluation_writes_scores_and_a_sheet(
     assert describe(trial).startswith(f"query: {len(TEST)} identities")
     with Image.open(tmp_path / "out" / "test.png") as sheet:
         assert sheet.width == 11 * 102
+        legend = sheet.crop((0, 0, sheet.width, LEGEND))
+        rows = (sheet.height - LEGEND) // (2 * 96 + 6)
+    assert {(0, 0, 0), RIGHT, WRONG} <= {colour for _, colour in legend.getcolors(2**16)}
+    assert rows == min(ROWS, report[next(iter(report))]["queries"])
 
 
 class TileRuntime:
