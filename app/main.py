@@ -12,7 +12,7 @@ from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from app import problems
+from app import problems, reference
 from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
 from app.routes import health, metrics, models, page, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
@@ -55,6 +55,7 @@ def create_app(
 
     app = _DescribedApp(
         title=TITLE,
+        description=reference.ABOUT,
         version=VERSION,
         summary="Saliency maps of pictures with depth, embeddings of crops with near-infrared.",
         lifespan=lifespan,

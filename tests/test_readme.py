@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.settings import Settings
 from training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -185,24 +184,6 @@ def test_each_command_over_folders_works_as_pasted(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*.json"))) == 4
     assert "saliency-compact@" in outputs[1]
     assert "good on onnxruntime" in outputs[2]
-
-
-def test_every_setting_and_its_default_is_listed() -> None:
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
-        cell = "" if default in (None, "") else f"`{shown}`"
-        assert f"| `MUTUALFORMER_{name.upper()}` | {cell} |".replace("|  |", "| |") in README
-
-
-def test_every_file_that_is_linked_or_named_exists() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    recipes = re.findall(r"training/recipes/[\w-]+\.yaml", README)
-
-    assert links
-    assert recipes
-    for path in {*links, *recipes}:
-        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "recipes").glob("*.yaml")))

@@ -168,19 +168,20 @@ def _legend(width: int) -> NDArray[np.uint8]:
     """What the columns, the two pictures of a cell and the frames mean, as lines of text."""
     legend = Image.new("RGB", (width, LEGEND), "white")
     draw = ImageDraw.Draw(legend)
-    cell = width // (1 + TOP)
     for column in range(1 + TOP):
         text = f"match {column}" if column else "query"
-        draw.text((cell * column + 4, LEGEND - 16), text, fill="black")
+        draw.text((width // (1 + TOP) * column + 4, LEGEND - 16), text, fill="black")
     x = 4.0
-    for text, colour in (
-        ("Each cell: colour over near-infrared.  Matches fall in similarity from left to right.  "
-         "Frame:", "black"),
-        ("the query's identity,", RIGHT),
-        ("another one.", WRONG),
-        (f"Queries whose first match is wrong come first, {ROWS} at most.", "black"),
-    ):  # fmt: skip
-        draw.text((x, 3), text, fill=colour)
+    for text, frame in (
+        ("each cell: colour over near-infrared; the most similar first;", None),
+        ("same identity,", RIGHT),
+        ("another;", WRONG),
+        (f"queries whose first match is wrong come first, at most {ROWS}", None),
+    ):
+        if frame:
+            draw.rectangle((x, 5, x + 10, 15), outline=frame, width=3)
+            x += 16
+        draw.text((x, 3), text, fill="black")
         x += draw.textlength(f"{text}  ")
     return np.asarray(legend)
 
