@@ -10,15 +10,15 @@ import http.client
 import os
 import sys
 
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""What listens on every interface is asked on the loopback."""
-
 
 def address() -> tuple[str, int]:
-    """Where the service beside this process listens; an empty variable counts as unset."""
+    """Where the service beside this process listens; an empty variable counts as unset.
+
+    Linux takes `0.0.0.0` and `::` for the loopback.
+    """
     host = os.environ.get("MUTUALFORMER_HOST") or "127.0.0.1"
     port = os.environ.get("MUTUALFORMER_PORT") or "8000"
-    return _EVERYWHERE.get(host, host), int(port)
+    return host, int(port)
 
 
 def main() -> int:

@@ -294,6 +294,7 @@ def _manifest_fields(
         "training_data": training_data(checkpoint.recipe),
         "metrics": measured if options.metrics is None else options.metrics,
         "licence": checkpoint.licence or "not stated",
+        "modality_policy": "substitute" if checkpoint.config.stand_in else "reject",
         "created": datetime.now(UTC).date().isoformat(),
         "source_commit": source_commit(),
         "config": checkpoint.config.to_dict(),

@@ -39,6 +39,10 @@ MetricDepth = Annotated[
 ]
 
 
+Flip = Annotated[bool, typer.Option(help="Average with the answers of mirror images.")]
+MultiScale = Annotated[
+    bool, typer.Option(help="Average over 0.75, 1 and 1.25 of the size; checkpoints alone.")
+]
 LAYOUTS = "rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles."
 
 doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before training on it.")
@@ -88,6 +92,38 @@ def train(
         raise typer.Exit(2) from error
     for name, value in results.items():
         typer.echo(f"{name:28} {value:.4f}")
+
+
+@app.command("ablate")
+def ablate_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file that is varied.")],
+    grid: Annotated[Path, typer.Option(help="Seeds and variants, see training/ablations/.")],
+    out: Annotated[Path, typer.Option(help="Folder of all runs and of the report.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field in all variants.")
+    ] = None,
+) -> None:
+    """Train every variant with every seed, and tabulate means, spreads and differences.
+
+    Ctrl-C saves the state; the same command goes on.
+    """
+    from training.ablate import Grid, ablate, summarise, write_report
+    from training.loop import Interrupted
+    from training.recipe import Recipe
+
+    try:
+        given = _parse(changes or [])
+        task = Recipe.load(recipe, **given).task
+        results = ablate(recipe, Grid.load(grid), out, given)
+        write_report(results, task, out)
+    except Interrupted as stop:
+        typer.echo(f"{stop}. The same command goes on.", err=True)
+        raise typer.Exit(130) from stop
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(summarise(results, task))
+    typer.echo(f"table, every run and plot: {out}")
 
 
 @app.command("average")
@@ -148,6 +184,8 @@ def evaluate_saliency_command(
     conditions: Annotated[
         bool, typer.Option(help="Also without depth, and without colour.")
     ] = False,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
     name: Annotated[
         str | None, typer.Option(help="Of the model or method in the tables.", show_default="file")
     ] = None,
@@ -172,16 +210,18 @@ def evaluate_saliency_command(
         write_scores,
     )
     from training.report import compare, latex, markdown, write_curves, write_images
+    from training.test_time import averaged
 
     try:
-        if (model is None) == (maps is None) or (maps and conditions):
-            raise ValueError("expected a model, or --maps without --conditions")
+        if (model is None) == (maps is None) or (maps and (conditions or flip or multi_scale)):
+            raise ValueError("expected a model, or --maps without options that need one")
         sets = find_sets(data, _conventions(near_bright, near_dark, metric))
         for one in sets:
             typer.echo(f"{one.name}: {len(one.triples)} triples, depth is {one.evidence}")
         worse: dict[str, dict[str, float]] = {}
         if model:
             runtime, size = open_model(model)
+            runtime = averaged(runtime, model, "saliency", flip=flip, multi_scale=multi_scale)
             report, images = evaluate_saliency(answers_of(runtime, size), sets, out)
             if conditions:
                 worse = evaluate_without(runtime, sets, size)
@@ -244,14 +284,18 @@ def evaluate_reid_command(
         bool, typer.Option(help="Also with dark colour, without NIR, without colour.")
     ] = False,
     rerank: Annotated[bool, typer.Option(help="Also after k-reciprocal re-ranking.")] = False,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
 ) -> None:
     """Print mAP, rank 1, 5, 10 and mINP; write them and a sheet of queries with their top ten."""
     from training.data.reid_sets import find_trial
     from training.evaluate import open_model
     from training.evaluate_reid import describe, evaluate_reid, reid_table
+    from training.test_time import averaged
 
     try:
         runtime, size = open_model(model, "reid")
+        runtime = averaged(runtime, model, "reid", flip=flip, multi_scale=multi_scale)
         trial = find_trial(data, layout)  # type: ignore[arg-type] # it names the layouts it knows
         typer.echo(describe(trial))
         report = evaluate_reid(

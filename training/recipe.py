@@ -98,6 +98,9 @@ class Recipe:
     """On matrices and kernels; biases and norms have none."""
     warmup_steps: int = 100
     """Linear rise to `lr`, then a cosine to zero."""
+    smoothing: float = 0.0
+    """Label smoothing: share of a cross-entropy's targets that is spread over all classes (object
+    and ground, or the identities), in [0, 1)."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient."""
     ema_decay: float = 0.998
@@ -126,7 +129,7 @@ class Recipe:
             raise ValueError("trunk_weights and pretrained exclude each other")
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
-        for name in ("drop_aux", "drop_rgb"):
+        for name in ("drop_aux", "drop_rgb", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
@@ -202,8 +205,6 @@ class ReIDRecipe(Recipe):
     preset: str = "reid-compact"
     instances: int = 4
     """Pictures of each identity in a batch; divides `batch_size`."""
-    smoothing: float = 0.0
-    """Share of the classes' targets that is spread over all identities, in [0, 1)."""
     triplet: Triplet = "soft_margin"
     """`soft_margin`: TransReID's; `hard`: hinge with a margin of 0.3."""
     triplet_weight: float = 1.0
@@ -274,7 +275,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         except ValueError:
             raise ValueError(f"{key}: expected a number, got {value!r}") from None
     if hint is Any or type(value) is hint:
-        return tuple(value) if isinstance(value, list) else value
+        return value
     raise ValueError(f"{key}: expected {hint.__name__}, got {value!r}")
 
 

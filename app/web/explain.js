@@ -26,6 +26,11 @@ const ADVICE = {
     advice: "It has more work than it may queue. This page sends your pictures again by itself.",
     again: "Try now",
   },
+  rate_limited: {
+    title: "You have sent more than this service lets one client send",
+    advice: "This page sends your pictures again by itself, when they are let in.",
+    again: "Try now",
+  },
   not_ready: {
     title: "The service is not ready",
     advice: "This page sends your pictures again by itself, as soon as it is.",

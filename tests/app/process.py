@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[2]
 
 @asynccontextmanager
 async def serving(
-    bundles: Path, fault: str, **settings: str
+    bundles: Path, fault: str, log: Path = Path(os.devnull), **settings: str
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
-    """The process and a client of it, once it is ready."""
+    """The process and a client of it, once it is ready; its log goes into a file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = start(fault, port, {"bundles": str(bundles), **settings})
+    process = start(fault, port, log, {"bundles": str(bundles), **settings})
     try:
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while not await ready(client):
                     assert process.poll() is None
                     await asyncio.sleep(0.1)
@@ -38,14 +38,15 @@ async def serving(
         process.wait()
 
 
-def start(fault: str, port: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
+def start(fault: str, port: int, log: Path, settings: dict[str, str]) -> subprocess.Popen[bytes]:
     variables = {f"MUTUALFORMER_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.app.faulty_server", fault, str(port)],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stderr=subprocess.DEVNULL,
-    )
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.app.faulty_server", fault, str(port)],
+            cwd=ROOT,
+            env={**os.environ, **variables},
+            stderr=file,
+        )
 
 
 async def ready(client: httpx.AsyncClient) -> bool:

@@ -213,8 +213,10 @@ def test_overwriting_that_was_stopped_goes_on(folder: Folder) -> None:
     folder.predict()
     old = [folder.out / f"{index:04}.png" for index in range(25)]
     folder.predict("--output", "mask", "--overwrite")
-    for path in old:  # as if the second run had not come to these
+    for path in (*folder.rgb.iterdir(), *folder.depth.iterdir()):
         os.utime(path, ns=(1, 1))
+    for path in old:  # as if the second run had not come to these
+        os.utime(path, ns=(2, 2))
 
     report = folder.report("--output", "mask")
 
