@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
 
-.PHONY: serve test test-browser test-gpu lint check lock examples clean
+.PHONY: serve test test-browser test-gpu test-docker lint check lock examples clean
 
 serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:8000; installs no torch
 	$(SERVE)/bin/python -m app serve
@@ -19,6 +19,9 @@ test-browser: $(DEV)/.browser  ## the demo page in chromium (Debian: apt install
 test-gpu:  ## build, run and compare on an NVIDIA GPU: make test-gpu PYTHON=.venv/gpu/bin/python
 	$(PYTHON) -m pytest -v -m 'gpu or tensorrt' tests/gpu
 
+test-docker: $(DEV)/.locked  ## build and run the CPU image; what it needs, tests/docker/engine.py says
+	$(DEV)/bin/python -m pytest -m docker tests/docker
+
 lint: $(DEV)/.locked  ## format, lint, types, import rules
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/ruff check .
@@ -30,9 +33,12 @@ check: lint test  ## exactly what CI runs
 lock:  ## resolve the locked versions anew
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
-	for extra in serve dev; do .venv/lock/bin/uv pip compile --quiet --universal \
+	for extra in serve gpu tensorrt train dev; do .venv/lock/bin/uv pip compile --quiet --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
 		--custom-compile-command "make lock" --extra $$extra pyproject.toml -o locks/$$extra.txt; done
+	.venv/lock/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+		--custom-compile-command "make lock" --extra browser -c locks/dev.txt pyproject.toml -o locks/browser.txt
 
 examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/examples.png
 	$(SERVE)/bin/python -m examples.make_examples

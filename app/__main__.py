@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from app import server
+from app import keys, server
 from app.commands import models, predict
 from app.commands.check import check
 from app.commands.start import read_settings, stop
@@ -43,6 +43,13 @@ def serve(
         failure = server.serve(settings, listener, log_config)
     if failure is not None:
         raise stop(f"start-up failed: {failure}")
+
+
+@cli.command()
+def new_key(name: str) -> None:
+    """Print a new API key, and the line for MUTUALFORMER_API_KEYS_FILE that makes it known."""
+    key, line = keys.new_key(name)
+    typer.echo(f"key, for the client: {key}\nline, for the file:  {line}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,7 +19,8 @@ ServiceError
 ├── DeadlineExceeded 504
 ├── Unauthorized 401                     no key, or an unknown one
 ├── NotReady 503
-└── InferenceFailed 500
+├── InferenceFailed 500
+└── StorageFailed 507                    a large upload finds no room on disk
 """
 
 # ruff: noqa: N818 - each class is named for what happened; `ServiceError` says that it is an error
@@ -220,3 +221,11 @@ class InferenceFailed(ServiceError):
 
     code = "inference_failed"
     title = "Inference failed"
+
+
+class StorageFailed(ServiceError):
+    """There is no room for a large upload, or no folder for temporary files."""
+
+    status = 507
+    code = "storage_failed"
+    title = "Storage failed"

@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from app import problems
-from app.middleware import AdmissionGate, BodyLimit, RequestFrame
-from app.routes import health, metrics, models, page, reid, saliency
+from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
+from app.routes import health, metrics, models, page, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
 from app.settings import Settings
 
@@ -63,6 +64,8 @@ def create_app(
         redirect_slashes=False,
         middleware=[
             Middleware(RequestFrame, service=service),
+            *_cors(settings),
+            Middleware(Guard, service=service),
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
             Middleware(AdmissionGate, service=service),
         ],
@@ -70,7 +73,7 @@ def create_app(
     )
     app.state.service = service
     problems.install(app)
-    for routes in (saliency, reid, models, health):
+    for routes in (saliency, reid, models, health, protocol):
         app.include_router(routes.router)
 
     if settings.page:
@@ -87,8 +90,26 @@ def create_app(
     return app
 
 
+def _cors(settings: Settings) -> list[Middleware]:
+    """Lets browsers hand answers to the pages of the origins listed, and read every header."""
+    origins = settings.origins()
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-Request-Id", "X-Request-Timeout-Ms"],
+            expose_headers=["*"],
+        )
+    ]
+
+
 class _DescribedApp(FastAPI):
-    """Describes its errors as the problems that they are."""
+    """Describes its errors as the problems that they are, and bodies that routes read alone."""
 
     def openapi(self) -> dict[str, Any]:
-        return problems.describe(super().openapi())
+        described = problems.describe(super().openapi())
+        described["components"]["schemas"].update(protocol.DEFINITIONS)
+        return described

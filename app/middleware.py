@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import uuid
 from collections.abc import Awaitable
@@ -18,17 +19,23 @@ from app.admission import Ticket
 from app.errors import (
     BadRequest,
     DeadlineExceeded,
+    NotReady,
     Overloaded,
+    RateLimited,
     RequestTooLarge,
     ServiceError,
+    Unauthorized,
 )
+from app.keys import RateLimit
 from app.problems import render
 from app.service import Service
 from app.telemetry import StageTimes
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_DIGITS = 18
-_PROBES = {"/livez", "/readyz", "/startupz"}
+_PROBES = {"/livez", "/readyz", "/startupz", "/v2/health/live", "/v2/health/ready"}
+_OPEN = _PROBES | {"/", "/docs", "/openapi.json"}
+_PAGE = "/page/"
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _CLIENT_LEFT = 499
 """Status in the log of a request whose client did not wait; nobody receives it."""
@@ -86,7 +93,7 @@ class RequestFrame:
             self._log.exception("unforeseen error", request_id=request_id)
             if status:
                 raise
-            await render(error, request_id)(scope, receive, send_framed)
+            await render(error, scope)(scope, receive, send_framed)
         finally:
             times_ms = times.milliseconds()
             route = scope.get("route")
@@ -99,9 +106,59 @@ class RequestFrame:
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
+                client=scope["state"].get("client"),
                 batch_size=times.batch_size or None,
                 times_ms=times_ms,
             )
+
+
+class Guard:
+    """Lets in whom the service knows, and not too often.
+
+    What is open to everyone lets nobody ask for work nor see what is served: probes, the
+    description of the API, the demo page.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        settings = service.settings
+        self._rate = None
+        if settings.rate_limit_per_s is not None:
+            self._rate = RateLimit(settings.rate_limit_per_s, settings.rate_limit_burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http":
+            try:
+                scope["state"]["client"] = client = self._client(scope)
+                if self._rate is not None and scope["method"] == "POST":
+                    wait_s = self._rate.take(client or "")
+                    if wait_s:
+                        raise RateLimited(
+                            "more requests than this client may send",
+                            retry_after_s=math.ceil(wait_s),
+                        )
+            except ServiceError as error:
+                self._service.metrics.rejected(error.code)
+                await refuse(error, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _client(self, scope: Scope) -> str | None:
+        """Whose key was sent; none where none is needed."""
+        path = scope["path"]
+        if self._service.settings.api_keys_file is None:
+            return None
+        if path in _OPEN or path.startswith(_PAGE):
+            return None
+        if self._service.keys is None:
+            raise NotReady(self._service.phase)
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        name = self._service.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
+        if name is None:
+            raise Unauthorized("send a known API key as `Authorization: Bearer KEY`")
+        return name
 
 
 class BodyLimit:
@@ -118,7 +175,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if _announced_bytes(scope) > self._max_bytes:
-            problem = render(RequestTooLarge(self._detail), scope["state"]["request_id"])
+            problem = render(RequestTooLarge(self._detail), scope)
             problem.headers["Connection"] = "close"  # the body stays unread
             await problem(scope, receive, send)
             return
@@ -264,7 +321,7 @@ async def refuse(
     A connection that is closed on unread bytes is reset, and the client would lose the answer.
     Nothing is read for a client that waits to be told to go on, nor from one that dawdles.
     """
-    problem = render(error, scope["state"]["request_id"])
+    problem = render(error, scope)
     waits = Headers(scope=scope).get("expect", "").lower() == "100-continue"
     if waits:
         problem.headers["Connection"] = "close"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app import protocol
 from app.batching import Batcher
 from app.errors import BadRequest, InferenceFailed, NotReady
 from app.images import Limits, PixelBudget
+from app.schemas import InferRequest
 from app.telemetry import StageTimes
 from model.bundle import Bundle, load_canary
 from model.runtimes.base import Runtime, RuntimeFailure
@@ -192,6 +194,35 @@ class Predictor:
         times.ran(inferred.batch, inferred.batch_size, inferred.infer_s)
         return inferred.row
 
+    async def tensors(
+        self, body: bytes, json_size: str | None, hold: Callable[[int], None], times: StageTimes
+    ) -> tuple[bytes, int | None]:
+        """Answer a request of the Open Inference Protocol; see `app.protocol`.
+
+        Args:
+            body: as it came.
+            json_size: of the JSON before raw tensors, as the header says it.
+            hold: takes room for so many pairs.
+            times: of the request.
+
+        Raises:
+            BadRequest: its tensors are not those of this bundle.
+        """
+        manifest = self.bundle.manifest
+
+        def read() -> tuple[InferRequest, Rgb, Aux]:
+            with times.stage("decode"):
+                return protocol.read(body, json_size, manifest)
+
+        def write() -> tuple[bytes, int | None]:
+            with times.stage("encode"):
+                return protocol.write(request, manifest, np.stack(rows))
+
+        request, rgb, aux = await self._in_decode_thread(read, times)
+        hold(len(rgb))
+        rows = await in_order(self._infer(*pair, times) for pair in zip(rgb, aux, strict=True))
+        return await self._in_encode_thread(write)
+
     def check_healthy(self) -> None:
         """Raise `NotReady` if the last run failed and the canary has not passed since."""
         if self.faulty:
@@ -242,6 +273,17 @@ class Predictor:
             )
         self.faulty = False
         return self.canary_max_error
+
+
+async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do everything side by side; of several errors, raise the first in order and end the rest."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _run_in(pool: Executor, work: Callable[[], T], times: StageTimes | None = None) -> T:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from app.errors import Overloaded, RequestTooLarge, ServiceError, Unauthorized
+from app.errors import Overloaded, RequestTooLarge, ServiceError, StorageFailed, Unauthorized
 from app.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -32,8 +34,9 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-def render(error: Exception, request_id: str) -> Response:
+def render(error: Exception, scope: Scope) -> Response:
     """The problem of one error; anything unforeseen becomes a 500 that tells nothing."""
+    request_id = scope["state"]["request_id"]
     headers: dict[str, str] = {}
     field: str | None = None
     index: int | None = None
@@ -64,6 +67,7 @@ def render(error: Exception, request_id: str) -> Response:
         code=code,
         field=field,
         index=index,
+        error=detail if scope["path"].startswith("/v2") else None,
         instance=f"urn:request:{request_id}",
     )
     content = problem.model_dump_json(exclude_none=True)
@@ -91,7 +95,13 @@ def describe(openapi: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    return render(error, request.state.request_id)
+    # FastAPI takes whatever goes wrong while a form is read for the client's fault.
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, OSError):
+        cause = str(error.__cause__)
+        request_id = request.state.request_id
+        structlog.get_logger().error("cannot keep an upload", error=cause, request_id=request_id)
+        error = StorageFailed("there is no room for an upload of this size; try a smaller one")
+    return render(error, request.scope)
 
 
 def _explain(errors: Sequence[Any]) -> tuple[str, str | None, int | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pydantic import BaseModel
 from app.doubts import doubt_aux, doubt_rgb
 from app.errors import BadRequest, ModelMismatch, Place
 from app.images import NIR, Limits, Upload, decode_pair, decode_rgb
-from app.predictor import Answer, Predictor
+from app.predictor import Answer, Predictor, in_order
 from app.schemas import (
     EmbeddingOptions,
     EmbeddingReport,
@@ -130,14 +129,7 @@ class ReIDPredictor(Predictor):
             )
             return await self._infer(prepared.rgb, prepared.aux, times), prepared.warnings
 
-        tasks = [asyncio.create_task(embed(pair)) for pair in pairs]
-        try:
-            # In order, so that of several bad pictures the first is named.
-            answers = [await task for task in tasks]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        answers = await in_order(embed(pair) for pair in pairs)
         vectors = np.stack([row for row, _ in answers])
         return vectors, [warning for _, warnings in answers for warning in warnings]
 

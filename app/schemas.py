@@ -204,6 +204,96 @@ class Health(BaseModel):
     status: Literal["live", "ready", "started"]
 
 
+class ServerMetadata(BaseModel):
+    """What answers at `/v2`."""
+
+    name: str
+    version: str
+    extensions: list[str] = ["binary_tensor_data"]
+
+
+class ServerLive(BaseModel):
+    """The process answers."""
+
+    live: Literal[True] = True
+
+
+class ServerReady(BaseModel):
+    """Every bundle would answer."""
+
+    ready: Literal[True] = True
+
+
+class ModelReady(BaseModel):
+    """This bundle would answer."""
+
+    name: str
+    ready: Literal[True] = True
+
+
+class TensorMetadata(BaseModel):
+    """A tensor that a bundle takes or answers."""
+
+    name: str
+    datatype: Literal["UINT8", "FP32"]
+    shape: list[int] = Field(description="-1 where any number of rows may be.")
+
+
+class ModelMetadata(BaseModel):
+    """A bundle, as the Open Inference Protocol describes it."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class InputTensor(BaseModel):
+    """One input of a request; raw bytes instead of `data` if `binary_data_size` says so."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(max_length=8)
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class WantedOutput(BaseModel):
+    """An output that is asked for; raw if its parameter `binary_data` is true."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(BaseModel):
+    """Body of `POST /v2/models/{name}/infer`."""
+
+    id: str | None = None
+    parameters: dict[str, Any] = {}
+    inputs: list[InputTensor]
+    outputs: list[WantedOutput] = []
+
+
+class OutputTensor(BaseModel):
+    """One output of an answer."""
+
+    name: str
+    datatype: Literal["FP32"]
+    shape: list[int]
+    parameters: dict[str, Any] | None = None
+    data: list[float] | None = None
+
+
+class InferResponse(BaseModel):
+    """What `POST /v2/models/{name}/infer` answers."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
 class Problem(BaseModel):
     """RFC 9457."""
 
@@ -216,5 +306,8 @@ class Problem(BaseModel):
     index: int | None = Field(
         default=None,
         description="Which picture of that field, counted from 0, if it takes several.",
+    )
+    error: str | None = Field(
+        default=None, description="`detail` again, where the Open Inference Protocol wants it."
     )
     instance: str = Field(description="`urn:request:` and the `X-Request-Id` of this answer.")

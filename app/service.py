@@ -12,6 +12,7 @@ from app.admission import Admission, AdmissionLimits
 from app.batching import Batcher, BatchLimits, Dropped, Watch
 from app.errors import NotReady, UnknownModel
 from app.images import Limits
+from app.keys import ApiKeys, KeyFileError
 from app.metrics import Metrics
 from app.predictor import Pools, Predictor, RuntimeThread
 from app.reid import MAX_PAIRS, ReIDPredictor
@@ -103,6 +104,8 @@ class Service:
             self.metrics.rejected,
         )
         self.metrics.observe(self.admission)
+        self.keys: ApiKeys | None = None
+        """Who may ask; everyone if none. Read before anything is served."""
         self._judging: dict[str, asyncio.Task[None]] = {}
         self._pools = Pools(settings.decode_threads)
         self._limits = Limits(settings.max_pixels, settings.min_side)
@@ -115,7 +118,8 @@ class Service:
         except Exception as error:  # noqa: BLE001 - whatever it is, start-up is over
             self.failure = error
             self.phase = f"failed: {error}"
-            expected = isinstance(error, BundleError | RuntimeFailure)
+            known = BundleError | KeyFileError | RuntimeFailure | OSError
+            expected = isinstance(error, known)
             self._log.error("start-up failed", error=str(error), exc_info=not expected)
         self.settled.set()
 
@@ -124,9 +128,12 @@ class Service:
 
         Raises:
             BundleError: there is no bundle, or a bad one.
+            KeyFileError: the API keys cannot be read.
             RuntimeFailure: a network does not load, run, or answer as it did for its exporter.
         """
         settings = self.settings
+        if settings.api_keys_file is not None:
+            self.keys = ApiKeys.read(settings.api_keys_file)
         self.phase = f"verifying {settings.bundles}"
         bundles = find_bundles(settings.bundles)
         if not bundles:

@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     """Most pixels of all pictures of one request."""
     min_side: int = Field(default=16, ge=1)
     """Shortest side of a picture, in pixels."""
+    api_keys_file: Path | None = None
+    """File of `name:sha256` lines, one API key each; without it everyone may ask."""
+    rate_limit_per_s: float | None = Field(default=None, gt=0)
+    """Requests for work in a second that each API key gets, or all clients together if there are
+    none; unlimited if unset."""
+    rate_limit_burst: int = Field(default=20, ge=1)
+    """Requests that may come at once before that limit counts."""
+    cors_origins: str = ""
+    """Web pages of other origins that browsers let ask, separated by commas; `*` for all."""
     shutdown_grace_s: int = Field(default=30, ge=1)
     """Seconds that running requests get to finish after a signal to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -86,7 +95,15 @@ class Settings(BaseSettings):
 
     def default_models(self) -> list[str]:
         """The names in `default_model`."""
-        return [name.strip() for name in (self.default_model or "").split(",") if name.strip()]
+        return _split(self.default_model or "")
+
+    def origins(self) -> list[str]:
+        """The origins in `cors_origins`."""
+        return _split(self.cors_origins)
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.raytrace import LATTICE, noise
+
 Array = Any  # a float32 array, which NumPy's types lose sight of in arithmetic
 Field = Callable[[Array], Array]
 """(P, 3) points -> (P,) distances."""
@@ -29,7 +31,6 @@ Paint = Callable[[Array], Array]
 WIDTH, HEIGHT = 640, 480
 OVERSAMPLING = 1.5
 FOLDER = Path(__file__).parent
-_LATTICE = np.random.default_rng(7).random((256, 256), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -152,24 +153,6 @@ def either(*fields: Field) -> Field:
 # Paints
 
 
-def noise(x: Array, y: Array, octaves: int = 4) -> Array:
-    """Fractal value noise in [0, 1]."""
-    total, weight = np.zeros_like(x), 0.0
-    for octave in range(octaves):
-        scale, share = 2.0**octave, 0.5**octave
-        u, v = x * scale + 17.3 * octave, y * scale + 5.1 * octave
-        i, j = np.floor(u), np.floor(v)
-        f, g = u - i, v - j
-        f, g = f * f * (3 - 2 * f), g * g * (3 - 2 * g)
-        a, b = i.astype(int) & 255, j.astype(int) & 255
-        c, d = (a + 1) & 255, (b + 1) & 255
-        low = _LATTICE[a, b] * (1 - f) + _LATTICE[c, b] * f
-        high = _LATTICE[a, d] * (1 - f) + _LATTICE[c, d] * f
-        total += share * (low * (1 - g) + high * g)
-        weight += share
-    return (total / weight).astype(np.float32)
-
-
 def between(a: tuple[float, ...], b: tuple[float, ...], share: Array) -> Array:
     """Mix two colours."""
     share = np.clip(share, 0, 1)[:, None]
@@ -189,7 +172,7 @@ def plain(colour: tuple[float, float, float], grain: float = 0.06) -> Paint:
 def planks(p: Array) -> Array:
     """Oiled boards that run to the right."""
     board = np.floor(p[:, 2] / 0.13)
-    shift = _LATTICE[board.astype(int) & 255, 3]
+    shift = LATTICE[board.astype(int) & 255, 3]
     grain = noise(p[:, 0] * 3 + 40 * shift, p[:, 2] * 90 + 6 * noise(p[:, 0] * 4, p[:, 2] * 5), 3)
     colour = between((0.19, 0.085, 0.035), (0.44, 0.235, 0.11), 0.75 * grain + 0.45 * shift)
     gap = np.abs(p[:, 2] / 0.13 - board - 0.5) > 0.485

@@ -29,11 +29,11 @@ from examples.make_examples import (
     Thing,
     block,
     either,
-    noise,
     render,
     rounded,
     vector,
 )
+from training.data.raytrace import noise
 
 SIDE = 192
 """Height and width of a crop in pixels."""

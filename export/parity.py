@@ -24,9 +24,16 @@ Run = Callable[[NDArray[np.uint8], Array], Array]
 PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13")
 BATCHES = (1, 3, 8)
 """Alone, an odd number, a full batch."""
+RUNS = 8
+"""Of real pairs at each batch size but the largest, at which all are run."""
 MAX_ABS_ERROR = 1e-5
 """Bar on maps in [0, 1], under one step of a 16-bit answer (1.5e-5), and on the numbers of unit
-embeddings; float32 arithmetic in another order differs by about 1e-6."""
+embeddings; float32 arithmetic in another order differs by about 1e-6. Where float32 itself is
+further from float64, see `NOISE_FACTOR`."""
+NOISE_FACTOR = 2
+"""A form may be twice as far from float64 as torch in float32 is. A network that is sure of itself
+amplifies rounding: up to 1.4e-5 on 25 real pairs, measured with a compact saliency network.
+"""
 MIN_COSINE = 0.99999
 """An embedding must be closer than this to its form before."""
 LOW_MEAN_ERROR = 2e-3
@@ -59,6 +66,7 @@ def check_parity(
     size: tuple[int, int],
     real: RealPairs | None = None,
     *,
+    plain: Run | None = None,
     batches: Sequence[int] = BATCHES,
     batch_effect: float = MAX_BATCH_EFFECT,
 ) -> dict[str, Any]:
@@ -71,6 +79,8 @@ def check_parity(
         size: (height, width) of the inputs.
         real: pairs to judge on besides the formula-made ones, of which the task's scores of every
             stage are taken as well.
+        plain: the first stage in float32, if the stage itself is in float64; tolerances grow to
+            `NOISE_FACTOR` times the distance.
         batches: sizes to compare at.
         batch_effect: how far an answer of the last stage may depend on its batch-mates.
 
@@ -88,22 +98,36 @@ def check_parity(
         for stage in stages
     ]
     on_real = (
-        [{batch: _in_batches(stage.run, real, batch) for batch in batches} for stage in stages]
+        [
+            {
+                batch: _in_batches(stage.run, real, batch, None if batch == max(batches) else RUNS)
+                for batch in batches
+            }
+            for stage in stages
+        ]
         if real
         else []
     )
+    noise = real_noise = 0.0
+    if plain is not None:
+        noise = _distance(plain(rgb, aux), stages[0].run(rgb, aux))
+        if real:
+            most = max(batches)
+            real_noise = _distance(_in_batches(plain, real, most), on_real[0][most])
     steps = [
-        _step(stage, before, after)
+        _step(stage, before, after, noise)
         for stage, before, after in zip(stages[1:], answers, answers[1:], strict=False)
     ]
-    for step, before, after in zip(steps, on_real, on_real[1:], strict=False):
-        step["real"] = _compared(step["step"], before, after)
     judged = all(stage.tolerance is not None for stage in stages[1:])
     low = any(stage.low for stage in stages)
     overall = Stage("end_to_end", stages[-1].run, MAX_ABS_ERROR if judged else None, low)
-    steps.append(_step(overall, answers[0], answers[-1]))
+    steps.append(_step(overall, answers[0], answers[-1], noise))
     if real:
-        steps[-1]["real"] = _compared("end_to_end", on_real[0], on_real[-1])
+        befores, afters = [*on_real[:-1], on_real[0]], [*on_real[1:], on_real[-1]]
+        for step, stage, before, after in zip(
+            steps, (*stages[1:], overall), befores, afters, strict=True
+        ):
+            step["real"] = _step(stage, before, after, real_noise)
     last, most = stages[-1].run, max(batches)
     alone = np.concatenate([last(rgb[i : i + 1], aux[i : i + 1]) for i in range(len(rgb))])
     invariance = Stage("batch_invariance", last, batch_effect)
@@ -112,6 +136,7 @@ def check_parity(
     return {
         "steps": steps,
         **(_on_task(stages, real, on_real) if real else {}),
+        **({} if plain is None else {"float32_error": {"formula": noise, "real": real_noise}}),
         "canary_tolerance": _canary_tolerance(steps),
         "inputs": "export.inputs.parity_pairs",
         "batches": list(batches),
@@ -159,11 +184,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _in_batches(run: Run, real: RealPairs, size: int) -> Array:
-    """Answers of all pairs, `size` at a time."""
+def _in_batches(run: Run, real: RealPairs, size: int, runs: int | None = None) -> Array:
+    """Answers of the pairs of so many runs, or of all, `size` at a time."""
+    starts = range(0, len(real), size)[:runs]
     parts = [
-        run(real.rgb[start : start + size], real.aux[start : start + size])
-        for start in range(0, len(real), size)
+        run(real.rgb[start : start + size], real.aux[start : start + size]) for start in starts
     ]
     return np.concatenate(parts)
 
@@ -197,26 +222,31 @@ def _canary_tolerance(steps: Sequence[dict[str, Any]]) -> float:
     return float(max(100 * errors.get("onnxruntime", 0.0), 1e-4))
 
 
-def _step(stage: Stage, before: dict[int, Array], after: dict[int, Array]) -> dict[str, Any]:
-    return {
-        "step": stage.name,
-        "tolerance": stage.tolerance,
-        "low": stage.low,
-        **_compared(stage.name, before, after),
-    }
+def _distance(a: Array, b: Array) -> float:
+    return float(np.abs(a.astype(np.float64) - b).max())
 
 
-def _compared(name: str, before: dict[int, Array], after: dict[int, Array]) -> dict[str, Any]:
+def _step(
+    stage: Stage, before: dict[int, Array], after: dict[int, Array], noise: float = 0.0
+) -> dict[str, Any]:
     """Errors at every batch size, and the worst and the mean of them."""
     by_batch = {
-        str(batch): _errors(name, expected, after[batch]) for batch, expected in before.items()
+        str(batch): _errors(stage.name, expected, after[batch])
+        for batch, expected in before.items()
     }
+    tolerance = stage.tolerance
+    if tolerance is not None:
+        tolerance = max(tolerance, NOISE_FACTOR * noise)
+    rows = [len(expected) for expected in before.values()]
     overall: dict[str, Callable[[list[float]], Any]] = {
         "max_abs_error": np.max,
-        "mean_abs_error": np.mean,
+        "mean_abs_error": lambda means: np.average(means, weights=rows),
         "min_cosine": np.min,
     }
     return {
+        "step": stage.name,
+        "tolerance": tolerance,
+        "low": stage.low,
         **{
             measure: float(of_all([each[measure] for each in by_batch.values()]))
             for measure, of_all in overall.items()
@@ -250,18 +280,18 @@ def _min_cosine(a: Array, b: Array) -> float:
 def _judge(steps: list[dict[str, Any]]) -> None:
     failed = []
     for step in steps:
-        for inputs, found in (("", step), (" on real pairs", step.get("real", {}))):
-            if found:
-                failed += [f"{step['step']}{inputs}: {what}" for what in _beyond(step, found)]
+        failed += [f"{step['step']}: {what}" for what in _beyond(step)]
+        if "real" in step:
+            failed += [f"{step['step']} on real pairs: {what}" for what in _beyond(step["real"])]
     if failed:
         raise ParityError("; ".join(failed))
 
 
-def _beyond(step: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Which bars of `step` the errors in `found` do not keep."""
+def _beyond(step: dict[str, Any]) -> list[str]:
+    """Which bars its errors do not keep."""
     beyond = []
-    tolerance, cosine = step["tolerance"], found.get("min_cosine")
-    error, mean = found["max_abs_error"], found["mean_abs_error"]
+    tolerance, cosine = step["tolerance"], step.get("min_cosine")
+    error, mean = step["max_abs_error"], step["mean_abs_error"]
     if tolerance is not None and not error <= tolerance:
         beyond.append(f"max abs error {error:.3g}, at most {tolerance:g}")
     if step["low"] and cosine is None and not mean <= LOW_MEAN_ERROR:

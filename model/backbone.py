@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ class Pyramid(nn.Module):
             ValueError: a parameter is missing, misshapen or unknown; the message names it.
         """
         _load_trunk(self.trunk, load_file(path), str(path))
+
+    def load_pretrained(self, name: str) -> None:
+        """Download timm's weights for the model `name`, and load them as `load_weights` does."""
+        state = timm.create_model(name, pretrained=True).state_dict()
+        _load_trunk(self.trunk, state, f"the weights of {name}")
 
 
 class InterleavedConv(nn.Conv2d):
@@ -235,6 +241,12 @@ def _overlap(trunk: Any, size: tuple[int, int], stride: int) -> None:
 def _load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
     """Load strictly, but for what only a classifier has, and for grey first convolutions."""
     own = trunk.state_dict()
+    # A pyramid of timm's names the stages of a transformer `stages_0`, a classifier `stages.0`.
+    flat = {key: re.sub(r"^(\w+)\.(\d+)\.", r"\1_\2.", key) for key in state}
+    state = {
+        flat[key] if key not in own and flat[key] in own else key: value
+        for key, value in state.items()
+    }
     state = {
         key: value
         for key, value in state.items()

@@ -14,6 +14,11 @@ from model.config import Form, Fusion, Implementation
 from model.kernels.dispatch import cross_diffusion_attention, self_attention
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Out of a 16-bit type; float64, in which conversions are judged, stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between: (B, N, C) -> (B, N, C)."""
 
@@ -45,6 +50,36 @@ class DropPath(nn.Module):
         keep = 1 - self.probability
         mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
         return x * mask / keep
+
+
+class StandIn(nn.Module):
+    """A learned feature that takes the place of a missing modality's, at every cell or token.
+
+    A picture that is 0 everywhere is missing, so neither a graph nor a request needs a further
+    input to say it.
+
+    Args:
+        dim: width C of the features.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.feature = nn.Parameter(torch.empty(dim))
+        nn.init.trunc_normal_(self.feature, std=0.02)
+
+    def forward(self, features: Tensor, picture: Tensor, channel: int) -> Tensor:
+        """Answer `features`, or for samples whose picture is 0 everywhere the learned one.
+
+        Args:
+            features: (B, ...), of width C along the axis `channel`.
+            picture: (B, ...), at least 0.
+            channel: axis of `features`, from 1.
+        """
+        there = picture.flatten(1).amax(dim=1) > 0
+        shape = [1] * features.ndim
+        shape[channel] = -1
+        learned = self.feature.view(shape).to(features.dtype)
+        return torch.where(there.view(-1, *[1] * (features.ndim - 1)), features, learned)
 
 
 class MutualAttention(nn.Module):

@@ -229,12 +229,15 @@ def bundle_folders(folder: Path) -> list[Path]:
 
     Raises:
         BundleError: `folder` does not exist.
+        PermissionError: something in it may not be read.
     """
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
     if (folder / MANIFEST).is_file():
         return [folder]
-    return [manifest.parent for manifest in sorted(folder.glob(f"[!.]*/{MANIFEST}"))]
+    # A pattern that reached for the manifests would skip what may not be read.
+    children = sorted(folder.glob("[!.]*"))
+    return [child for child in children if (child / MANIFEST).is_file()]
 
 
 def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
@@ -245,6 +248,7 @@ def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
 
     Raises:
         BundleError: `folder` does not exist, a bundle is bad, or two share a name.
+        PermissionError: something in it may not be read.
     """
     found: dict[str, Bundle] = {}
     for path in bundle_folders(folder):

@@ -79,6 +79,13 @@ class SaliencyConfig(_Config):
             "std": (0.229, 0.224, 0.225),
             "depth": 2,
         },
+        # The same network on a trunk of 2022 that reads globally from its first level.
+        "saliency-pvtv2-b2": {
+            "backbone": "pvt_v2_b2",
+            "backbone_args": {},
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        },
     }
 
     name: str
@@ -118,6 +125,8 @@ class SaliencyConfig(_Config):
     """`cascaded`: F3Net's two rounds of cross feature modules; `light`: separable convolutions."""
     decoder_dim: int = 64
     """Channels in the decoder."""
+    stand_in: bool = False
+    """Whether features learned for it take the place of a modality that is 0 everywhere."""
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
@@ -209,6 +218,11 @@ class ReIDConfig(_Config):
     """Cameras or views with a learned embedding each (TransReID's side information); 0: none."""
     camera_weight: float = 3.0
     """Factor of that embedding; 3 in TransReID."""
+    stand_in: bool = False
+    """Whether a token learned for it takes the place of a modality that is 0 everywhere."""
+    jigsaw: int = 0
+    """Groups of shuffled patches with a feature each (TransReID's jigsaw patch module, which has
+    4), of a `vit`; 0: none."""
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads:
@@ -219,11 +233,13 @@ class ReIDConfig(_Config):
             raise ValueError(f"input_size must be multiples of 16, got {self.input_size}")
         if self.patch_stride is not None and self.trunk != "vit":
             raise ValueError("patch_stride is for a vit trunk")
+        if self.jigsaw and (self.trunk != "vit" or self.jigsaw < 2):
+            raise ValueError(f"jigsaw is for a vit trunk, 2 groups or more, got {self.jigsaw}")
 
     @property
     def embedding_dim(self) -> int:
-        """Numbers in an embedding: the fused, the rgb and the aux part."""
-        return 3 * self.embed_dim
+        """Numbers in an embedding: the fused, the rgb and the aux part, and each `jigsaw` group."""
+        return (3 + self.jigsaw) * self.embed_dim
 
 
 Config = SaliencyConfig | ReIDConfig

@@ -90,7 +90,8 @@ def normalise_depth(
     if convention not in ("near_bright", "near_dark", "metric"):
         raise ValueError(f"unknown depth convention {convention!r}")
     # 16-bit integers are exact in float32, at half the memory.
-    values: NDArray[Any] = depth.astype(np.float32 if depth.dtype.itemsize <= 2 else np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is missing like any other
+        values: NDArray[Any] = depth.astype(np.float32 if depth.dtype.itemsize <= 2 else np.float64)
     valid = np.isfinite(values)
     if convention == "metric":
         valid &= values > 0

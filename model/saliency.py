@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from model.backbone import Pyramid
-from model.blocks import MutualFormerBlock
+from model.blocks import MutualFormerBlock, StandIn, at_least_float32
 from model.config import STRIDES, SaliencyConfig
 
 
@@ -218,6 +218,11 @@ class SaliencyNet(nn.Module):
         self.heads_rgb, self.heads_aux = (
             nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths) for _ in range(2)
         )
+        # For what the fused stream reads; each stream's own heads see what there is.
+        self.stand_ins_rgb, self.stand_ins_aux = (
+            nn.ModuleList(StandIn(width) for width in widths) if config.stand_in else None
+            for _ in range(2)
+        )
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
@@ -231,7 +236,7 @@ class SaliencyNet(nn.Module):
         Returns:
             float32 (B, H, W) in [0, 1].
         """
-        logits = self.logits(rgb, aux, supervise=False).maps[0].float()
+        logits = at_least_float32(self.logits(rgb, aux, supervise=False).maps[0])
         full = F.interpolate(logits, size=rgb.shape[1:3], mode="bilinear", align_corners=False)
         return full.sigmoid().squeeze(1)
 
@@ -244,15 +249,16 @@ class SaliencyNet(nn.Module):
             supervise: also answer the logits that only training reads.
         """
         # A permuted (B, H, W, C) tensor is channels-last already.
-        x_rgb = (rgb.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        x_aux = (aux.permute(0, 3, 1, 2) - self.mean.mean()) / self.std.mean()
+        colour = rgb.permute(0, 3, 1, 2).float()
+        x_rgb = (colour / 255 - self.mean) / self.std
+        x_aux = (aux.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean.mean()) / self.std.mean()
         levels_rgb = _each(self.squeeze_rgb, self.trunk_rgb(x_rgb))
         levels_aux = _each(self.squeeze_aux, self.trunk_aux(x_aux))
+        read_rgb = _stood_in(levels_rgb, self.stand_ins_rgb, colour)
+        read_aux = _stood_in(levels_aux, self.stand_ins_aux, aux)
         fused = [
             fusion(level_rgb, level_aux)
-            for fusion, level_rgb, level_aux in zip(
-                self.fusions, levels_rgb, levels_aux, strict=True
-            )
+            for fusion, level_rgb, level_aux in zip(self.fusions, read_rgb, read_aux, strict=True)
         ]
         maps = self.decoder(fused, supervise)
         if not supervise:
@@ -262,6 +268,15 @@ class SaliencyNet(nn.Module):
             tuple(_each(self.heads_rgb, levels_rgb)),
             tuple(_each(self.heads_aux, levels_aux)),
         )
+
+
+def _stood_in(levels: list[Tensor], stand_ins: Any, picture: Tensor) -> list[Tensor]:
+    if stand_ins is None:
+        return levels
+    return [
+        stand_in(level, picture, channel=1)
+        for level, stand_in in zip(levels, stand_ins, strict=True)
+    ]
 
 
 def _each(modules: nn.ModuleList, inputs: Sequence[Tensor]) -> list[Tensor]:

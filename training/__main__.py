@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -38,10 +39,18 @@ MetricDepth = Annotated[
 ]
 
 
+Flip = Annotated[bool, typer.Option(help="Average with the answers of mirror images.")]
+MultiScale = Annotated[
+    bool, typer.Option(help="Average over 0.75, 1 and 1.25 of the size; checkpoints alone.")
+]
 LAYOUTS = "rgbn300, rgbnt100, rgbnt201, msvr310, folders or vehicles."
 
 doctor = typer.Typer(no_args_is_help=True, help="Examine a data set before training on it.")
 app.add_typer(doctor, name="doctor")
+
+
+synthesise = typer.Typer(no_args_is_help=True, help="Render a data set; needs no download.")
+app.add_typer(synthesise, name="synthesise")
 
 
 @app.callback()
@@ -59,7 +68,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of this run.")],
     resume: Annotated[bool, typer.Option(help="Continue the run in that folder.")] = False,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a field, e.g. --set steps=100.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Replace a field, e.g. --set steps=100 or --set config.fusion=ca."
+        ),
     ] = None,
 ) -> None:
     """Train one network; Ctrl-C saves the state, --resume continues it exactly."""
@@ -80,6 +92,38 @@ def train(
         raise typer.Exit(2) from error
     for name, value in results.items():
         typer.echo(f"{name:28} {value:.4f}")
+
+
+@app.command("ablate")
+def ablate_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file that is varied.")],
+    grid: Annotated[Path, typer.Option(help="Seeds and variants, see training/ablations/.")],
+    out: Annotated[Path, typer.Option(help="Folder of all runs and of the report.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field in all variants.")
+    ] = None,
+) -> None:
+    """Train every variant with every seed, and tabulate means, spreads and differences.
+
+    Ctrl-C saves the state; the same command goes on.
+    """
+    from training.ablate import Grid, ablate, summarise, write_report
+    from training.loop import Interrupted
+    from training.recipe import Recipe
+
+    try:
+        given = _parse(changes or [])
+        task = Recipe.load(recipe, **given).task
+        results = ablate(recipe, Grid.load(grid), out, given)
+        write_report(results, task, out)
+    except Interrupted as stop:
+        typer.echo(f"{stop}. The same command goes on.", err=True)
+        raise typer.Exit(130) from stop
+    except (ValueError, OSError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(summarise(results, task))
+    typer.echo(f"table, every run and plot: {out}")
 
 
 @app.command("average")
@@ -140,6 +184,8 @@ def evaluate_saliency_command(
     conditions: Annotated[
         bool, typer.Option(help="Also without depth, and without colour.")
     ] = False,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
     name: Annotated[
         str | None, typer.Option(help="Of the model or method in the tables.", show_default="file")
     ] = None,
@@ -164,16 +210,18 @@ def evaluate_saliency_command(
         write_scores,
     )
     from training.report import compare, latex, markdown, write_curves, write_images
+    from training.test_time import averaged
 
     try:
-        if (model is None) == (maps is None) or (maps and conditions):
-            raise ValueError("expected a model, or --maps without --conditions")
+        if (model is None) == (maps is None) or (maps and (conditions or flip or multi_scale)):
+            raise ValueError("expected a model, or --maps without options that need one")
         sets = find_sets(data, _conventions(near_bright, near_dark, metric))
         for one in sets:
             typer.echo(f"{one.name}: {len(one.triples)} triples, depth is {one.evidence}")
         worse: dict[str, dict[str, float]] = {}
         if model:
             runtime, size = open_model(model)
+            runtime = averaged(runtime, model, "saliency", flip=flip, multi_scale=multi_scale)
             report, images = evaluate_saliency(answers_of(runtime, size), sets, out)
             if conditions:
                 worse = evaluate_without(runtime, sets, size)
@@ -236,14 +284,18 @@ def evaluate_reid_command(
         bool, typer.Option(help="Also with dark colour, without NIR, without colour.")
     ] = False,
     rerank: Annotated[bool, typer.Option(help="Also after k-reciprocal re-ranking.")] = False,
+    flip: Flip = False,
+    multi_scale: MultiScale = False,
 ) -> None:
     """Print mAP, rank 1, 5, 10 and mINP; write them and a sheet of queries with their top ten."""
     from training.data.reid_sets import find_trial
     from training.evaluate import open_model
     from training.evaluate_reid import describe, evaluate_reid, reid_table
+    from training.test_time import averaged
 
     try:
         runtime, size = open_model(model, "reid")
+        runtime = averaged(runtime, model, "reid", flip=flip, multi_scale=multi_scale)
         trial = find_trial(data, layout)  # type: ignore[arg-type] # it names the layouts it knows
         typer.echo(describe(trial))
         report = evaluate_reid(
@@ -358,6 +410,46 @@ def doctor_reid_command(
         raise typer.Exit(1)
 
 
+@synthesise.command("saliency")
+def synthesise_saliency_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,test}/{rgb,depth,gt}.")],
+    train: Annotated[int, typer.Option(min=1, help="Triples to train on.")] = 400,
+    test: Annotated[int, typer.Option(min=1, help="Others, to judge on.")] = 100,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Of all scenes.")] = 0,
+) -> None:
+    """Render tables with things on them, their depth, and a mask of the one that is meant."""
+    from training.data.synthetic import write_scenes
+
+    _render(write_scenes(out, train, test, side, seed), train + test, out)
+
+
+@synthesise.command("reid")
+def synthesise_reid_command(
+    out: Annotated[Path, typer.Option(help="Gets {train,query,gallery}/{rgb,nir}.")],
+    train: Annotated[int, typer.Option(min=1, help="Vehicles to train on.")] = 60,
+    test: Annotated[int, typer.Option(min=1, help="Others, to search for.")] = 30,
+    side: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of all vehicles.")] = 0,
+) -> None:
+    """Render vehicles in colour and near-infrared before four cameras, twice each."""
+    from training.data.synthetic import CAMERAS, write_vehicles
+
+    _render(write_vehicles(out, train, test, side, seed), 2 * CAMERAS * (train + test), out)
+
+
+def _render(stems: Iterable[str], total: int, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        typer.echo(f"error: {out} is not empty", err=True)
+        raise typer.Exit(2)
+    console = Console(stderr=True)
+    shown = track(
+        stems, total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+    count = sum(1 for _ in shown)
+    typer.echo(f"{count} rendered: {out}")
+
+
 @app.command("fit-nir")
 def fit_nir_command(
     scenes: Annotated[
@@ -409,12 +501,21 @@ def _watched(items: Sequence[T]) -> Iterable[T]:
     return track(items, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _parse(changes: list[str]) -> dict[str, object]:
-    for change in changes:
-        if "=" not in change:
-            raise ValueError(f"--set takes field=value, got {change!r}")
-    pairs = (change.partition("=") for change in changes)
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+def _parse(changes: Sequence[str]) -> dict[str, object]:
+    """`["config.alpha=0.3"]` -> `{"config.alpha": 0.3}`."""
+    pairs = [change.partition("=") for change in changes]
+    unequal = [key for key, sign, _ in pairs if not sign]
+    if unequal:
+        raise ValueError(f"expected name=value after --set, got {', '.join(unequal)}")
+    return {key: _value(text) for key, _, text in pairs}
+
+
+def _value(text: str) -> object:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        with suppress(ValueError):  # YAML takes 1e-3 for a word
+            return float(value)
+    return value
 
 
 if __name__ == "__main__":

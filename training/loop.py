@@ -11,13 +11,16 @@ import json
 import logging
 import math
 import os
+import platform
 import re
 import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
+from model.checkpoint import source_commit
 from training.recipe import Recipe
 from training.task import Task
 
 log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "pillow",
+    "pysodmetrics", "pytorch-metric-learning",
+)  # fmt: skip
+"""Whose versions a run notes: results depend on them."""
 
 
 class Interrupted(Exception):  # noqa: N818 - an outcome, not an error
@@ -75,8 +85,9 @@ class Timing:
 def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[str, float]:
     """Train to the recipe's last step.
 
-    Writes into `run`: `recipe.yaml`, `state.pt` (to resume), `last.safetensors` and
-    `best.safetensors` (averaged weights), `log.jsonl`, `tensorboard/`.
+    Writes into `run`: `recipe.yaml`, with every field; `origin.jsonl`, a line for each start with
+    commit, versions, device and what was found of the data; `state.pt` (to resume),
+    `last.safetensors` and `best.safetensors` (averaged weights), `log.jsonl`, `tensorboard/`.
 
     Args:
         task: what to train.
@@ -103,6 +114,9 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
         task.network, multi_avg_fn=_averaging(recipe.ema_decay), use_buffers=True
     ).to(fabric.device)
     optimiser = _optimiser(task.network, recipe)
+    if recipe.compile:
+        method = getattr(task.network, task.forward_method)
+        setattr(task.network, task.forward_method, torch.compile(method))
     network, optimiser = fabric.setup(task.network, optimiser)
     network.mark_forward_method(task.forward_method)
     step = 0
@@ -112,52 +126,75 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
         task.network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
         step, best = state["step"], state["best"]
         log.info("resumed at step %d of %d", step, recipe.steps)
+    if fabric.is_global_zero:
+        _forget_after(run, step)
+        _note_origin(run, task, recipe, step, fabric)
 
     def save_state() -> None:
         if not fabric.is_global_zero:
             return
+        state = {
+            "network": task.network.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "precision": fabric.strategy.precision.state_dict(),
+            "step": step,
+            "best": best,
+        }
+        # A reader sees the old state or the whole new one, also after a power cut.
         temporary = state_file.with_suffix(".tmp")
-        torch.save(
-            {
-                "network": task.network.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-                "best": best,
-            },
-            temporary,
-        )
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(state_file)
 
+    alone = fabric.world_size == 1
     metrics: dict[str, float] = {}
     timing = Timing()
     loader = fabric.setup_dataloaders(
         task.loader(step, recipe.steps, fabric.global_rank, fabric.world_size),
         use_distributed_sampler=False,
     )
-    writer = SummaryWriter(str(run / "tensorboard")) if fabric.is_global_zero else None
+    writer = (
+        SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        if fabric.is_global_zero
+        else None
+    )
     with _signals() as stop_signal, _progress(recipe.steps, step, fabric.is_global_zero) as show:
         mark = time.perf_counter()
-        for batch in loader:
+        batches = iter(loader)
+        while step < recipe.steps:
             _train_mode(network, recipe.frozen)
-            torch.manual_seed((recipe.seed << 32) + step * fabric.world_size + fabric.global_rank)
             lr = _set_lr(optimiser, recipe, step)
-            started = time.perf_counter()
-            loss, parts = task.loss(network, batch)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise FloatingPointError(f"loss is {value} in step {step + 1}")
-            fabric.backward(loss)
-            timing.compute_s += time.perf_counter() - started
+            value = 0.0
+            for part in range(recipe.accumulate):
+                batch = next(batches)
+                draw = step * recipe.accumulate + part
+                seed = (recipe.seed << 32) + draw * fabric.world_size + fabric.global_rank
+                torch.manual_seed(seed)
+                started = time.perf_counter()
+                last_part = part == recipe.accumulate - 1
+                with nullcontext() if last_part or alone else fabric.no_backward_sync(network):
+                    loss, parts = task.loss(network, batch)
+                    # Of all processes: one that fails must not leave the others waiting.
+                    mean: Any = fabric.all_reduce(loss.detach(), reduce_op="mean")
+                    value += float(mean)
+                    if not math.isfinite(value):
+                        raise FloatingPointError(f"loss is {value} in step {step + 1}")
+                    fabric.backward(loss / recipe.accumulate)
+                timing.compute_s += time.perf_counter() - started
+            value /= recipe.accumulate
             fabric.clip_gradients(network, optimiser, max_norm=recipe.clip_norm)
             optimiser.step()
             optimiser.zero_grad()
             average.update_parameters(task.network)
             step += 1
             timing.steps += 1
-            timing.images += recipe.batch_size * fabric.world_size
+            timing.images += recipe.batch_size * recipe.accumulate * fabric.world_size
             timing.total_s += time.perf_counter() - mark
             show(step, value, timing)
             if writer and step % 10 == 0:
@@ -198,6 +235,31 @@ def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:
         raise ValueError(f"{run} holds a run already: resume it, or choose another folder")
     else:
         recipe_file.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+
+
+def _forget_after(run: Path, step: int) -> None:
+    """Drop what the log says of steps that will be done again."""
+    file = run / "log.jsonl"
+    if file.is_file():
+        lines = file.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        file.write_text("".join(kept))
+
+
+def _note_origin(run: Path, task: Task, recipe: Recipe, step: int, fabric: Fabric) -> None:
+    """Add a line to `origin.jsonl`: what a run starts or goes on with."""
+    entry = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "commit": source_commit(),
+        "seed": recipe.seed,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": fabric.world_size,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "data": task.facts,
+    }
+    with (run / "origin.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -45,7 +45,9 @@ def boundary_weight(gt: Tensor, window: int = 31, strength: float = 5.0) -> Tens
     return 1 + strength * (mean - gt).abs()
 
 
-def structure_loss(logits: Tensor, gt: Tensor, weight: Tensor, bce: Bce = "weighted") -> Tensor:
+def structure_loss(
+    logits: Tensor, gt: Tensor, weight: Tensor, bce: Bce = "weighted", smoothing: float = 0.0
+) -> Tensor:
     """F3Net's loss: weighted binary cross-entropy plus weighted intersection over union.
 
     Departure: F3Net's code asks for `reduce='none'`, which its torch takes for `True`, so the
@@ -57,15 +59,18 @@ def structure_loss(logits: Tensor, gt: Tensor, weight: Tensor, bce: Bce = "weigh
         gt: (B, 1, H, W) in [0, 1].
         weight: (B, 1, H, W), from `boundary_weight`.
         bce: which cross-entropy.
+        smoothing: of the cross-entropy's targets, in [0, 1): 0 and 1 become half of it and the
+            rest, so that logits stay moderate where the answer is sure.
 
     Returns:
         Scalar, the mean over the batch.
     """
+    target = gt * (1 - smoothing) + smoothing / 2
     if bce == "weighted":
-        per_pixel = F.binary_cross_entropy_with_logits(logits, gt, reduction="none")
+        per_pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         cross_entropy = (weight * per_pixel).sum((2, 3)) / weight.sum((2, 3))
     else:
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, gt)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
     pred = logits.sigmoid()
     inter = (pred * gt * weight).sum((2, 3))
     union = ((pred + gt) * weight).sum((2, 3))
@@ -93,6 +98,7 @@ def saliency_loss(
     *,
     bce: Bce = "weighted",
     focal_weight: float = 0.5,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Structure loss on the fused maps plus focal supervision of each stream.
 
@@ -105,6 +111,7 @@ def saliency_loss(
         gt: (B, 1, H, W), 0 or 1.
         decoder: whose maps they are.
         bce: see `structure_loss`.
+        smoothing: see `structure_loss`.
         focal_weight: weight of the streams' supervision, averaged over levels.
 
     Returns:
@@ -114,9 +121,9 @@ def saliency_loss(
     answer, *others = (x.float() for x in logits.maps)
     full = F.interpolate(answer, size=gt.shape[-2:], mode="bilinear", align_corners=False)
     weights = LEVEL_WEIGHTS[decoder]
-    fused = weights[0] * structure_loss(full, *pyramid.at(full), bce)
+    fused = weights[0] * structure_loss(full, *pyramid.at(full), bce, smoothing)
     for weight, x in zip(weights[1:], others, strict=True):
-        fused = fused + weight * structure_loss(x, *pyramid.at(x), bce)
+        fused = fused + weight * structure_loss(x, *pyramid.at(x), bce, smoothing)
     streams = torch.stack(
         [focal_loss(x.float(), pyramid.at(x)[0]) for x in (*logits.rgb, *logits.aux)]
     ).mean()
@@ -192,6 +199,7 @@ def reid_loss(
     triplets = [triplet(feature.float(), identity) for feature in parts.features]
     entropy, metric = torch.stack(entropies).mean(), torch.stack(triplets).mean()
     right = (parts.logits[0].argmax(dim=1) == identity).float().mean()
-    log = {f"triplet_{name}": value.detach() for name, value in zip(PARTS, triplets, strict=True)}
+    names = [*PARTS, *(f"group{i}" for i in range(1, len(triplets) - len(PARTS) + 1))]
+    log = {f"triplet_{name}": value.detach() for name, value in zip(names, triplets, strict=True)}
     log |= {"entropy": entropy.detach(), "triplet": metric.detach(), "accuracy": right}
     return entropy + triplet_weight * metric, log

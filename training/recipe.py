@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -69,6 +71,8 @@ class Recipe:
     """Changes to the preset, by field of `SaliencyConfig` or `ReIDConfig`."""
     trunk_weights: Path | None = None
     """timm weights (`.safetensors`) that both trunks start from; none: random."""
+    pretrained: bool = False
+    """Whether both trunks start from timm's own weights, downloaded when the run starts."""
     start_from: Path | None = None
     """Checkpoint to start from instead; its configuration must be the same."""
     frozen: tuple[str, ...] = ()
@@ -77,7 +81,9 @@ class Recipe:
     """Heights of the training pictures in pixels, multiples of 32 (re-identification: 16); one is
     drawn per step. They are square for saliency, else of the aspect of `input_size`."""
     batch_size: int = 16
-    """Samples per step and process."""
+    """Samples in one forward pass of a process; batch norms see as many."""
+    accumulate: int = 1
+    """Forward passes per step; their gradients are averaged."""
     processes: int = 1
     """On a CPU, how many train together, each on its share of the cores; GPUs are all used."""
     steps: int = 3000
@@ -92,12 +98,21 @@ class Recipe:
     """On matrices and kernels; biases and norms have none."""
     warmup_steps: int = 100
     """Linear rise to `lr`, then a cosine to zero."""
+    smoothing: float = 0.0
+    """Label smoothing: share of a cross-entropy's targets that is spread over all classes (object
+    and ground, or the identities), in [0, 1)."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient."""
     ema_decay: float = 0.998
     """Of the averaged weights that are validated and saved."""
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    """Arithmetic of forward and backward."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    """Arithmetic of forward and backward; `16-mixed`, float16 with a scaled loss, needs a GPU."""
+    compile: bool = False
+    """Whether torch.compile makes the network's kernels; each of `sizes` costs a compilation."""
+    drop_aux: float = 0.0
+    """Probability that a sample has no depth or near-infrared: it is 0 everywhere."""
+    drop_rgb: float = 0.0
+    """Probability that a sample which has the other has no colour: it is black."""
     workers: int = 2
     """Processes that prepare samples; 0 prepares them in the training process."""
     seed: int = 0
@@ -109,33 +124,47 @@ class Recipe:
     licence: str = ""
     """Note on the terms of data and initial weights, saved with the checkpoint."""
 
+    def __post_init__(self) -> None:
+        if self.pretrained and self.trunk_weights:
+            raise ValueError("trunk_weights and pretrained exclude each other")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
+        for name in ("drop_aux", "drop_rgb", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
     @staticmethod
     def load(path: Path, **changes: Any) -> SaliencyRecipe | ReIDRecipe:
-        """Read a YAML file; `changes` replace its fields.
+        """Read a YAML file; `changes` replace its fields, `data.roots` those of a section.
 
         Raises:
-            ValueError: not a mapping, or a key is unknown; the message names it.
+            ValueError: not a mapping, a key is unknown, or a value is of the wrong kind; the
+                message names it.
         """
         values = yaml.safe_load(path.read_text())
         if not isinstance(values, dict):
             raise ValueError(f"{path}: expected a mapping, got {type(values).__name__}")
-        return Recipe.from_dict({**values, **changes})
+        return Recipe.from_dict(changed(values, changes))
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> SaliencyRecipe | ReIDRecipe:
-        """Inverse of `to_dict`; an unknown preset or key is a `ValueError` that names it."""
+        """Inverse of `to_dict`; errors as in `load`."""
         data = values.get("data")
         if not isinstance(data, dict) or not {"source", "roots"} <= set(data):
             raise ValueError("expected a `data` section with `source` and `roots`")
         preset = values.get("preset", "saliency-compact")
+        recipe: SaliencyRecipe | ReIDRecipe
         if preset in ReIDConfig.presets:
-            reid_data = ReIDDataRecipe(**_known(ReIDDataRecipe, data))
-            return ReIDRecipe(**{**_known(ReIDRecipe, values), "data": reid_data})
-        if preset in SaliencyConfig.presets:
-            triples = DataRecipe(**_known(DataRecipe, data))
-            return SaliencyRecipe(**{**_known(SaliencyRecipe, values), "data": triples})
-        known = (*SaliencyConfig.presets, *ReIDConfig.presets)
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(known)}")
+            reid_data = ReIDDataRecipe(**_known(ReIDDataRecipe, data, "data."))
+            recipe = ReIDRecipe(**{**_known(ReIDRecipe, values), "data": reid_data})
+        elif preset in SaliencyConfig.presets:
+            triples = DataRecipe(**_known(DataRecipe, data, "data."))
+            recipe = SaliencyRecipe(**{**_known(SaliencyRecipe, values), "data": triples})
+        else:
+            known = (*SaliencyConfig.presets, *ReIDConfig.presets)
+            raise ValueError(f"unknown preset {preset!r}; known: {', '.join(known)}")
+        recipe.network_config()  # names what is unknown in `config`
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
@@ -174,24 +203,19 @@ class ReIDRecipe(Recipe):
 
     data: ReIDDataRecipe
     preset: str = "reid-compact"
-    pretrained: bool = False
-    """Whether both trunks start from timm's own weights, downloaded when the run starts."""
     instances: int = 4
     """Pictures of each identity in a batch; divides `batch_size`."""
-    smoothing: float = 0.0
-    """Share of the classes' targets that is spread over all identities, in [0, 1)."""
     triplet: Triplet = "soft_margin"
     """`soft_margin`: TransReID's; `hard`: hinge with a margin of 0.3."""
     triplet_weight: float = 1.0
     """Weight of the triplet loss beside the cross-entropy."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size % self.instances:
             raise ValueError(
                 f"instances must divide batch_size, got {self.instances} and {self.batch_size}"
             )
-        if self.pretrained and self.trunk_weights:
-            raise ValueError("trunk_weights and pretrained exclude each other")
 
     def network_config(self) -> ReIDConfig:
         """The preset with this recipe's changes; classes are set from the data."""
@@ -199,27 +223,60 @@ class ReIDRecipe(Recipe):
         return ReIDConfig.from_dict({**base, **self.config})
 
 
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    types = {f.name: str(f.type) for f in fields(kind)}
-    unknown = set(values) - set(types)
-    if unknown:
-        raise ValueError(f"unknown recipe keys: {', '.join(sorted(unknown))}")
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `values` in which each of `changes` is set; `a.b` is the key b of the section a."""
+    result = dict(values)
+    for path, value in changes.items():
+        section, dot, rest = path.partition(".")
+        if not dot:
+            result[section] = value
+            continue
+        inner = result.get(section) or {}
+        if not isinstance(inner, dict):
+            raise ValueError(f"{section} is no section, so it has no {path}")
+        result[section] = changed(inner, {rest: value})
+    return result
+
+
+def _known(kind: type, values: dict[str, Any], section: str = "") -> dict[str, Any]:
     hints = get_type_hints(kind)
-    for key, value in values.items():
-        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
-        if choices and value not in choices:
+    unknown = set(values) - {f.name for f in fields(kind)}
+    if unknown:
+        names = ", ".join(section + name for name in sorted(map(str, unknown)))
+        raise ValueError(f"unknown recipe keys: {names}")
+    return {
+        key: value if key == "data" else _typed(section + key, value, hints[key])
+        for key, value in values.items()
+    }
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`; YAML has no paths and tuples, and takes 1e-3 for a word."""
+    choices = get_args(hint)
+    if get_origin(hint) is Literal:
+        if value not in choices:
             raise ValueError(f"{key} must be one of {', '.join(choices)}, got {value!r}")
-    return {key: _typed(value, types[key]) for key, value in values.items()}
-
-
-def _typed(value: Any, annotation: str) -> Any:
-    if annotation.startswith("tuple[") and not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list, got {value!r}")
-    if annotation.startswith("tuple[Path"):
-        return tuple(Path(entry) for entry in value)
-    if value is not None and annotation.startswith("Path"):
+        return value
+    if get_origin(hint) in (Union, UnionType):  # with None
+        return None if value is None else _typed(key, value, choices[0])
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{key}: expected a list, got {value!r}")
+        return tuple(_typed(key, entry, choices[0]) for entry in value)
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{key}: expected a mapping, got {value!r}")
+        return {name: _typed(f"{key}.{name}", entry, choices[1]) for name, entry in value.items()}
+    if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{key}: expected a number, got {value!r}") from None
+    if hint is Any or type(value) is hint:
+        return value
+    raise ValueError(f"{key}: expected {hint.__name__}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from training.data.reid_samples import (
     with_labels,
 )
 from training.data.reid_sets import Rule, counts, find_train, split_identities
-from training.data.sample import Draw, Steps, loader
+from training.data.sample import Draw, Steps, drop_modalities, loader
 from training.losses import BatchHardTriplet, reid_loss
 from training.metrics import reid_scores, search
 from training.recipe import ReIDRecipe
@@ -49,6 +49,11 @@ class ReIDTask:
         self.rule: Rule = "scene" if data.source == "msvr310" else "camera"
         for name, crops in (("train", train), ("validation", self.val_crops)):
             log.info("%s: %s", name, ", ".join(f"{n} {what}" for what, n in counts(crops).items()))
+        self.facts: dict[str, Any] = {
+            "train": counts(train),
+            "validation": counts(self.val_crops),
+            "near_infrared": "simulated" if any(crop.nir is None for crop in train) else "real",
+        }
         config = recipe.network_config()
         height, width = config.input_size
         if config.trunk == "vit" and recipe.sizes != (height,):
@@ -56,7 +61,7 @@ class ReIDTask:
         self.train_set = TrainCrops(
             train,
             IdentityDraw(recipe.batch_size, recipe.instances, recipe.seed),
-            Draw(recipe.sizes, recipe.batch_size * recipe.processes, recipe.seed, width / height),
+            Draw(recipe.sizes, recipe.batch_size, recipe.seed, width / height),
             synchronous=data.synchronous,
         )
         if config.num_cameras and config.num_cameras != len(self.train_set.cameras):
@@ -73,14 +78,18 @@ class ReIDTask:
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[ReIDBatch]:
         """Batches of steps `start` to `stop`."""
-        steps = Steps(start, stop, self.recipe.batch_size, rank, world_size)
-        return loader(self.train_set, steps, collate_crops, self.recipe.workers)
+        recipe = self.recipe
+        steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
+        # Processes wait for each other, so all batches of a step have one size.
+        self.train_set.draw = replace(self.train_set.draw, batch_size=steps.samples_per_step)
+        return loader(self.train_set, steps, collate_crops, recipe.workers)
 
     def loss(self, network: Any, batch: ReIDBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy and triplet loss of every part."""
         camera = batch.camera if self.config.num_cameras else None
+        rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
         return reid_loss(
-            network.parts(batch.rgb, batch.aux, camera),
+            network.parts(rgb, aux, camera),
             batch.identity,
             self.triplet,
             smoothing=self.recipe.smoothing,

@@ -201,7 +201,7 @@ def write_curves(scores: Sequence[Score], out: Path) -> None:
 
     Writes `curves.png`, and the numbers as `<set>_curves.csv`.
     """
-    plt = _plots()
+    plt = plots()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for name in dict.fromkeys(each.set_name for each in scores):
         curves = SaliencyScores(e.scores for e in scores if e.set_name == name).curves()
@@ -221,7 +221,7 @@ def write_curves(scores: Sequence[Score], out: Path) -> None:
     plt.close(figure)
 
 
-def _plots() -> Any:
+def plots() -> Any:
     """Matplotlib without a display; slow to import, so only where something is drawn."""
     import matplotlib as mpl
 

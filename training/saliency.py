@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
 from model.saliency import SaliencyNet
-from training.data.foregrounds import HeldOutDepth, SimulatedDepth, find_photos
+from training.data.foregrounds import HeldOutDepth, Photo, SimulatedDepth, find_photos
 from training.data.rgbd_sets import keep_named, read_set, set_folders
-from training.data.sample import Batch, Draw, Steps, collate, loader
+from training.data.sample import Batch, Draw, Steps, collate, drop_modalities, loader
 from training.data.triples import HeldOutTriples, TrainTriples, Triple
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
@@ -37,30 +40,42 @@ class SaliencyTask:
         self.config = recipe.network_config()
         torch.manual_seed(recipe.seed)
         network = SaliencyNet(self.config)
-        if recipe.trunk_weights:
-            network.trunk_rgb.load_weights(recipe.trunk_weights)
-            network.trunk_aux.load_weights(recipe.trunk_weights)
+        for trunk in (network.trunk_rgb, network.trunk_aux):
+            if recipe.trunk_weights:
+                trunk.load_weights(recipe.trunk_weights)
+            elif recipe.pretrained:
+                trunk.load_pretrained(self.config.backbone)
         if recipe.start_from:
             state = load_checkpoint(recipe.start_from).state
             network.load_state_dict(_blended(state, network.state_dict(), recipe.trunk_blend))
         # Channels-last: depthwise convolutions and this input layout run faster in it.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.train_set, self.val_set = _sets(recipe)
+        self.facts: dict[str, Any] = {
+            "train": len(self.train_set.items),
+            "validation": len(self.val_set),
+            "depth": _conventions(self.train_set.items),
+        }
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Batch]:
         """Batches of steps `start` to `stop`."""
-        steps = Steps(start, stop, self.recipe.batch_size, rank, world_size)
-        return loader(self.train_set, steps, collate, self.recipe.workers)
+        recipe = self.recipe
+        steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
+        # Processes wait for each other, so all batches of a step have one size.
+        self.train_set.draw = replace(self.train_set.draw, batch_size=steps.samples_per_step)
+        return loader(self.train_set, steps, collate, recipe.workers)
 
     def loss(self, network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Structure loss and focal supervision."""
-        logits = network.logits(batch.rgb, batch.aux)
+        rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
+        logits = network.logits(rgb, aux)
         return saliency_loss(
             logits,
             batch.gt,
             self.config.decoder,
             bce=self.recipe.bce,
             focal_weight=self.recipe.focal_weight,
+            smoothing=self.recipe.smoothing,
         )
 
     @torch.no_grad()
@@ -97,8 +112,7 @@ def _sets(
     recipe: SaliencyRecipe,
 ) -> tuple[SimulatedDepth | TrainTriples, HeldOutDepth | HeldOutTriples]:
     data, size = recipe.data, recipe.network_config().input_size
-    # Processes wait for each other, so all of a step have one size.
-    draw = Draw(recipe.sizes, recipe.batch_size * recipe.processes, recipe.seed)
+    draw = Draw(recipe.sizes, recipe.batch_size, recipe.seed)
     if data.source == "foregrounds":
         photos = [photo for root in data.roots for photo in find_photos(root)]
         backgrounds = sorted(data.backgrounds.glob("*.jpg")) if data.backgrounds else []
@@ -109,6 +123,13 @@ def _sets(
         )
     train_triples, val_triples = training_triples(data)
     return TrainTriples(train_triples, draw), HeldOutTriples(val_triples, size=size)
+
+
+def _conventions(items: Sequence[Photo | Triple]) -> dict[str, int]:
+    """How many samples write depth in each way."""
+    return dict(
+        Counter(item.convention if isinstance(item, Triple) else "simulated" for item in items)
+    )
 
 
 def training_triples(data: DataRecipe) -> tuple[list[Triple], list[Triple]]:

@@ -17,8 +17,11 @@ class Task(Protocol):
     forward_method: str
     """The method of `network` that `loss` calls."""
 
+    facts: dict[str, Any]
+    """What was found of the data, as plain values; saved with the run."""
+
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Any]:
-        """Batches of steps `start` to `stop`, each a pure function of its step and rank."""
+        """Batches of steps `start` to `stop`, functions of step and rank; `accumulate` a step."""
         ...
 
     def loss(self, network: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:

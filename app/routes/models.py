@@ -13,7 +13,7 @@ from app.service import Service
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models", responses=problems.responses(503))
+@router.get("/v1/models", responses=problems.responses(401, 503))
 async def models(request: Request) -> ModelList:
     """List every bundle being served."""
     service: Service = request.app.state.service
@@ -22,7 +22,7 @@ async def models(request: Request) -> ModelList:
     )
 
 
-@router.get("/v1/models/{name}", responses=problems.responses(404, 503))
+@router.get("/v1/models/{name}", responses=problems.responses(401, 404, 503))
 async def model(request: Request, name: str) -> ModelReport:
     """One bundle: manifest, parity, active runtime and device."""
     service: Service = request.app.state.service

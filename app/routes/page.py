@@ -93,5 +93,6 @@ def _answer(request: Request, asset: Asset) -> Response:
     known = request.headers.get("if-none-match", "")
     # A proxy that compresses marks the tag as weak.
     if asset.etag in {tag.strip().removeprefix("W/") for tag in known.split(",")}:
-        return Response(status_code=304, headers=headers)
+        # Its headers replace those of the kept answer, the policy too, which follows the type.
+        return Response(status_code=304, headers=headers, media_type=asset.media_type)
     return Response(asset.body, headers=headers, media_type=asset.media_type)

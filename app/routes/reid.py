@@ -36,7 +36,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-_RESPONSES = _ANSWERED | problems.responses(400, 404, 409, 413, 422, 429, 500, 503, 504)
+_RESPONSES = _ANSWERED | problems.responses(400, 401, 404, 409, 413, 422, 429, 500, 503, 504)
 
 
 @router.post("/v1/reid/embeddings", response_model=EmbeddingReport, responses=_RESPONSES)

@@ -43,7 +43,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/v1/saliency",
     response_class=Response,
-    responses=_ANSWERED | problems.responses(400, 404, 413, 422, 429, 500, 503, 504),
+    responses=_ANSWERED | problems.responses(400, 401, 404, 413, 422, 429, 500, 503, 504),
 )
 async def saliency(
     request: Request,

@@ -39,6 +39,13 @@ export class Attempt {
     this.hooks.busy(false);
   }
 
+  cancel() {
+    this.stop();
+    const again = h("button", { type: "button", class: "quiet", text: "Send again", click: () => this.again() });
+    const text = h("span", { text: "Cancelled. The service may still finish its work." });
+    this.place.replaceChildren(h("div", { class: "progress", role: "status" }, text, again));
+  }
+
   async again() {
     this.stop();
     const controller = (this.controller = new AbortController());
@@ -63,7 +70,7 @@ export class Attempt {
   showProgress() {
     const began = performance.now();
     const text = h("span", { text: "Working" });
-    const cancel = h("button", { type: "button", class: "quiet", text: "Cancel", click: () => this.stop() });
+    const cancel = h("button", { type: "button", class: "quiet", text: "Cancel", click: () => this.cancel() });
     const note = h("div", { class: "progress", role: "status" }, h("div", { class: "progress-bar" }), text, cancel);
     note.hidden = true;
     this.place.replaceChildren(note);
@@ -80,6 +87,7 @@ export class Attempt {
   }
 
   showRefusal(refusal) {
+    document.dispatchEvent(new CustomEvent("trouble"));
     const words = explain(refusal);
     const buttons = [...this.hooks.actions(words, refusal)];
     if (words.again) {

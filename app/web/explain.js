@@ -1,6 +1,6 @@
 // What the service says, in the words of someone who looks at pictures.
 
-import { sentence } from "./dom.js";
+import { bytes, sentence } from "./dom.js";
 
 const FIELDS = {
   rgb: "the colour picture",
@@ -24,6 +24,11 @@ const ADVICE = {
   overloaded: {
     title: "The service is busy",
     advice: "It has more work than it may queue. This page sends your pictures again by itself.",
+    again: "Try now",
+  },
+  rate_limited: {
+    title: "You have sent more than this service lets one client send",
+    advice: "This page sends your pictures again by itself, when they are let in.",
     again: "Try now",
   },
   not_ready: {
@@ -118,6 +123,8 @@ export function explain(refusal) {
 function said({ code, detail }) {
   if (!detail || code === "unreachable" || code === "unauthorized") return "";
   const plain = detail
+    .replace(/\b\d{4,}(?= bytes)/, (count) => bytes(Number(count)))
+    .replace(/(?<=[kM]B) bytes/, "")
     .replace(/; resize=true takes any equal aspect ratio/, "")
     .replace(/\b(query_|gallery_)?(rgb|depth|nir)(\[\d+\])?(?= (is|and|\d)|: )/g, (all, _, field, at) =>
       at ? `${FIELDS[field]} of pair ${Number(at.slice(1, -1)) + 1}` : FIELDS[field],

@@ -58,8 +58,11 @@ find("theme").addEventListener("click", () => {
   }
 });
 
+let next = 0;
+
 /** How the service is, in the corner; asked less often while all is well. */
 async function watch() {
+  clearTimeout(next);
   let [state, text] = ["good", "Ready"];
   if (!document.hidden) {
     try {
@@ -76,8 +79,10 @@ async function watch() {
     if (words.textContent !== text) words.textContent = text;
     if (state === "good" && before && before !== "good") views.models.load();
   }
-  setTimeout(watch, state === "good" ? GOOD_POLL_MS : BAD_POLL_MS);
+  clearTimeout(next);
+  next = setTimeout(watch, state === "good" ? GOOD_POLL_MS : BAD_POLL_MS);
 }
+document.addEventListener("trouble", watch);
 watch();
 
 fetch("docs", { method: "HEAD" }).then(

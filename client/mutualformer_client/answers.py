@@ -57,6 +57,8 @@ class Saliency:
     timings_ms: dict[str, float]
     """How long each stage took in the service."""
     request_id: str
+    substituted: str | None = None
+    """The picture that was not sent and for which zeros stood in."""
 
     @cached_property
     def image(self) -> Image.Image:
@@ -175,6 +177,7 @@ def saliency(response: httpx.Response) -> Saliency:
         warnings=[text for text in headers.get("X-Warnings", "").split("; ") if text],
         timings_ms=_timings(headers.get("Server-Timing", "")),
         request_id=headers.get("X-Request-Id", ""),
+        substituted=headers.get("X-Substituted"),
     )
     if answer.media_type not in ("image/png", "application/x-npy", "application/json"):
         raise ValueError(answer.media_type)

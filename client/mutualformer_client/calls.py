@@ -52,10 +52,12 @@ Ask = Callable[[], Call[T]]
 """Reads and encodes pictures, so it blocks."""
 
 
-def saliency(rgb: Picture, depth: Picture, options: SaliencyOptions) -> Call[Saliency]:
+def saliency(rgb: Picture, depth: Picture | None, options: SaliencyOptions) -> Call[Saliency]:
     """Ask about one pair; blocks."""
     params = _params(options, SaliencyOptions)
-    files = [*_parts("rgb", [encode(rgb)]), *_parts("depth", [encode(depth)])]
+    files = _parts("rgb", [encode(rgb)])
+    if depth is not None:
+        files += _parts("depth", [encode(depth)])
     return Call("POST", "/v1/saliency", answers.saliency, params, files)
 
 

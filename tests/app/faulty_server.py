@@ -1,7 +1,7 @@
 """A server whose network is sound until a picture of one colour breaks it for good.
 
-`python -m tests.app.faulty_server {raise,nan,hang,slow} PORT`; settings come from the environment.
-`slow` never breaks, but takes 0.2 s for a batch.
+`python -m tests.app.faulty_server {raise,nan,hang,slow,sound} PORT`; settings come from the
+environment. `slow` never breaks, but takes 0.2 s for a batch; `sound` never breaks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from app.settings import Settings
 from app.telemetry import configure_logging
 from model.runtimes.base import RuntimeFailure
 from model.runtimes.echo import EchoRuntime
+from tests.app.tiny import echo
 
 POISON = 77
 """Level of every channel of the picture that breaks the network."""
@@ -32,8 +33,8 @@ class Fragile(EchoRuntime):
 
     def run(self, rgb: NDArray[np.uint8], aux: NDArray[np.float32]) -> NDArray[np.float32]:
         """As `Runtime.run`."""
-        if self.fault == "slow":
-            time.sleep(0.2)
+        if self.fault in ("slow", "sound"):
+            time.sleep(0.2 if self.fault == "slow" else 0)
             return super().run(rgb, aux)
         self.broken |= any((row == POISON).all() for row in rgb)
         if self.broken and self.fault == "raise":
@@ -49,4 +50,11 @@ if __name__ == "__main__":
     settings = Settings()
     log_config = configure_logging(settings.log_level)
     with socket.create_server(("127.0.0.1", int(port)), backlog=2048) as listener:
-        serve(settings, listener, log_config, lambda _bundle, _settings: Fragile(fault))
+        serve(
+            settings,
+            listener,
+            log_config,
+            lambda bundle, _settings: (
+                echo("reid") if bundle.manifest.task == "reid" else Fragile(fault)
+            ),
+        )

@@ -339,3 +339,19 @@ def test_decoding_leaves_no_file_open() -> None:
     pictures = decoded(data.getvalue(), encoded(ramp()), Limits(10_000, 16))
 
     assert pictures.rgb.getpixel((0, 0)) == tuple(noise()[0, 0])
+
+
+@pytest.mark.anyio
+async def test_an_upload_that_finds_no_room_on_disk_is_not_the_clients_fault(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    large = encoded(noise(1024, 1024))
+
+    response = await client.post(URL, files=pair(large, large))
+    small = await client.post(URL, files=pair())
+
+    assert len(large) > 2**20
+    assert response.status_code == 507
+    assert response.json()["code"] == "storage_failed"
+    assert small.status_code == 200

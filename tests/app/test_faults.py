@@ -3,69 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import Popen
 
+import anyio
 import httpx
 import numpy as np
 import pytest
 
 from app.service import FAULTY_EXIT_CODE
 from tests.app.faulty_server import POISON
+from tests.app.process import ready, serving
 from tests.app.tiny import encoded, pair
 
 pytestmark = pytest.mark.anyio
 
 URL = "/v1/saliency"
-ROOT = Path(__file__).parents[2]
 
 
-@asynccontextmanager
-async def serving(
-    bundles: Path, fault: str, **settings: str
-) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
-    """The process and a client of it, once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = start(fault, port, {"bundles": str(bundles), **settings})
-    try:
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            async with asyncio.timeout(60):
-                while not await ready(client):
-                    assert process.poll() is None
-                    await asyncio.sleep(0.1)
-            yield process, client
-    finally:
-        process.kill()
-        process.wait()
-
-
-def start(fault: str, port: int, settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    variables = {f"MUTUALFORMER_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.app.faulty_server", fault, str(port)],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stderr=subprocess.DEVNULL,
-    )
-
-
-async def ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/readyz")).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-async def ended(process: subprocess.Popen[bytes]) -> int:
+async def ended(process: Popen[bytes]) -> int:
     return await asyncio.to_thread(process.wait, 60)
 
 
@@ -90,34 +47,42 @@ async def test_a_network_that_fails_for_good_ends_the_process_with_its_own_code(
     assert code == FAULTY_EXIT_CODE
 
 
-async def stop_under_load(process: subprocess.Popen[bytes], client: httpx.AsyncClient) -> list[int]:
-    """Send SIGTERM while 24 requests are on their way, and a few are answered.
+async def stop_under_load(bundles: Path, log: Path) -> list[int]:
+    """Send SIGTERM while 24 requests are on their way, once the first is answered.
 
     Returns:
-        Their statuses, 0 for a refused connection; a broken one is an error.
+        Their statuses; 0 for a connection that was refused or broke. A request is lost if it
+        has no answer although the service took it, which its log shows.
     """
-    await client.post(URL, files=pair())
+    async with serving(bundles, "slow", log, max_batch="2") as (process, client):
 
-    async def post(delay: float) -> int:
-        await asyncio.sleep(delay)
-        try:
-            return (await client.post(URL, files=pair())).status_code
-        except httpx.ConnectError:
-            return 0
+        async def post(number: int) -> int:
+            await asyncio.sleep(0.04 * number)
+            headers = {"x-request-id": f"post-{number}"}
+            try:
+                return (await client.post(URL, files=pair(), headers=headers)).status_code
+            except httpx.TransportError:
+                return 0
 
-    posts = [asyncio.ensure_future(post(0.04 * number)) for number in range(24)]
-    await asyncio.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    return await asyncio.gather(*posts)
-
-
-async def test_a_signal_lets_accepted_work_finish_and_refuses_the_rest(bundles: Path) -> None:
-    async with serving(bundles, "slow", max_batch="2") as (process, client):
-        statuses = await stop_under_load(process, client)
+        posts = [asyncio.ensure_future(post(number)) for number in range(24)]
+        await posts[0]
+        process.send_signal(signal.SIGTERM)
+        statuses = await asyncio.gather(*posts)
         code = await ended(process)
 
     assert code == -signal.SIGTERM  # passed on once the server has closed
-    assert set(statuses) <= {200, 503, 0}
+    taken = await anyio.Path(log).read_text()
+    assert '"post-0"' in taken
+    for number, status in enumerate(statuses):
+        assert status in (200, 503) or (status == 0 and f'"post-{number}"' not in taken), statuses
+    return statuses
+
+
+async def test_a_signal_lets_accepted_work_finish_and_refuses_the_rest(
+    bundles: Path, tmp_path: Path
+) -> None:
+    statuses = await stop_under_load(bundles, tmp_path / "log")
+
     assert statuses[0] == 200
     assert statuses[-1] in (503, 0)
 
@@ -151,9 +116,7 @@ async def test_a_signal_ends_a_process_that_hangs_once_its_grace_is_over(bundles
 
 @pytest.mark.slow
 @pytest.mark.parametrize("_round", range(50))
-async def test_no_signal_under_load_loses_accepted_work(bundles: Path, _round: int) -> None:
-    async with serving(bundles, "slow", max_batch="2") as (process, client):
-        statuses = await stop_under_load(process, client)
-        await ended(process)
-
-    assert set(statuses) <= {200, 503, 0}
+async def test_no_signal_under_load_loses_accepted_work(
+    bundles: Path, tmp_path: Path, _round: int
+) -> None:
+    await stop_under_load(bundles, tmp_path / "log")

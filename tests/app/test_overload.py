@@ -16,6 +16,7 @@ from app.images import decode_pair
 from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 from tests.app.asgi import Exchange, application_of, service_of
 from tests.app.conftest import Serve
+from tests.app.test_metrics import key, read
 from tests.app.tiny import crop_form, encoded, noise, pair, png
 
 pytestmark = pytest.mark.anyio
@@ -194,11 +195,14 @@ async def test_the_work_of_a_client_that_left_never_runs(serve: Serve, gated: Ga
         gated.gate.set()
         await first
         last = await client.post(URL, files=solid(20))
+        samples = await read(client)
 
     assert last.status_code == 200
     assert held == 1, "its room is given back at once"
     assert gated.rows == [10, 20]
     assert leaver.status == 499
+    assert samples[key("mutualformer_dropped_pairs_total", model="tiny", reason="departed")] == 1
+    assert samples[key("mutualformer_dropped_requests_total", reason="departed")] == 1
 
 
 async def test_a_client_that_leaves_while_it_sends_gives_its_room_back(

@@ -58,6 +58,15 @@ async def test_a_file_is_kept_but_asked_for_again(client: AsyncClient) -> None:
     assert other.status_code == 200
 
 
+async def test_a_page_that_was_kept_keeps_its_policy(client: AsyncClient) -> None:
+    first = await client.get("/")
+    again = await client.get("/", headers={"if-none-match": first.headers["etag"]})
+
+    assert again.status_code == 304
+    name = "content-security-policy"
+    assert again.headers[name] == first.headers[name]
+
+
 @pytest.mark.parametrize("path", ["nothing.js", "../main.py", "..%2Fmain.py", "", "examples"])
 async def test_anything_else_is_a_problem(client: AsyncClient, path: str) -> None:
     answer = await client.get(f"/page/{path}")

@@ -213,8 +213,10 @@ def test_overwriting_that_was_stopped_goes_on(folder: Folder) -> None:
     folder.predict()
     old = [folder.out / f"{index:04}.png" for index in range(25)]
     folder.predict("--output", "mask", "--overwrite")
-    for path in old:  # as if the second run had not come to these
+    for path in (*folder.rgb.iterdir(), *folder.depth.iterdir()):
         os.utime(path, ns=(1, 1))
+    for path in old:  # as if the second run had not come to these
+        os.utime(path, ns=(2, 2))
 
     report = folder.report("--output", "mask")
 
@@ -310,6 +312,8 @@ def test_a_run_that_is_stopped_leaves_whole_answers_and_goes_on(
         [sys.executable, "-m", "app", *folder.words("--json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell that starts the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60

@@ -444,3 +444,15 @@ async def test_pairs_that_come_together_run_together_and_answer_as_alone(serve: 
             np.load(io.BytesIO(answer.content)), echo(noise(seed=seed), ramp()), atol=1e-6
         )
         assert 'desc="batch of 4"' in answer.headers["server-timing"]
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("<u4", 0x7FA00000), ("<u2", 0x7D00)])
+async def test_a_signalling_nan_is_missing_like_any_other(
+    client: AsyncClient, dtype: str, bits: int
+) -> None:
+    depth = ramp().astype(dtype.replace("u", "f"))
+    depth.view(dtype)[0, 0] = bits
+
+    answer = await client.post(URL, files=pair(depth=npy(depth)))
+
+    assert answer.status_code == 200

@@ -292,12 +292,13 @@ async def test_documentation_can_be_turned_off(serve: Serve) -> None:
 async def test_openapi_describes_answers_and_problems_as_they_are(client: AsyncClient) -> None:
     openapi = (await client.get("/openapi.json")).json()
 
-    for path, schema, fields in (
-        ("/v1/reid/embeddings", "EmbeddingReport", {"rgb", "nir"}),
+    for path, schema, fields, optional in (
+        ("/v1/reid/embeddings", "EmbeddingReport", {"rgb", "nir"}, {"nir"}),
         (
             "/v1/reid/similarity",
             "SimilarityReport",
             {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"},
+            set(),
         ),
     ):
         operation = openapi["paths"][path]["post"]
@@ -307,7 +308,8 @@ async def test_openapi_describes_answers_and_problems_as_they_are(client: AsyncC
         assert {"400", "404", "409", "413", "422", "500", "503"} <= set(operation["responses"])
         body = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["$ref"]
         form = openapi["components"]["schemas"][body.rsplit("/", 1)[1]]
-        assert set(form["required"]) == set(form["properties"]) == fields
+        assert set(form["properties"]) == fields
+        assert set(form["required"]) == fields - optional
         for field in form["properties"].values():
             assert field["type"] == "array"
             assert field["description"]

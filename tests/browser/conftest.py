@@ -22,7 +22,8 @@ START_S = 60
 class Server:
     """`python -m app serve` on a port of its own; can be stopped and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
+        self._variables = variables
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -33,7 +34,7 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app", "serve"],
             cwd=ROOT,
-            env={**os.environ, "MUTUALFORMER_PORT": str(self.port)},
+            env={**os.environ, "MUTUALFORMER_PORT": str(self.port), **self._variables},
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + START_S
@@ -82,6 +83,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page, opened; a script's error, a refused style or an outside request fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(1000 * START_S)  # of a machine that does other work, too
     page = context.new_page()
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))

@@ -1,13 +1,16 @@
 """The demo page in a real browser: both flows, and everything that may go wrong in them.
 
-    make test-browser
+make test-browser
 """
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +87,13 @@ def pixel(page: Any, canvas: str, x: float, y: float) -> list[int]:
     return list(found)
 
 
+def drawing(page: Any, canvas: str) -> np.ndarray[Any, Any]:
+    """A canvas, (H, W, 4)."""
+    url = page.eval_on_selector(canvas, "canvas => canvas.toDataURL()")
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as image:
+        return np.asarray(image.convert("RGBA")).astype(int)
+
+
 def settle(page: Any) -> None:
     """Let the drawing of the next frame pass."""
     page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
@@ -130,13 +140,7 @@ def test_16_bits_are_read_as_such_and_missing_depth_is_marked(page: Any) -> None
     with Image.open(EXAMPLES / "mug_depth.png") as image:
         depth = np.asarray(image).astype(float)
     valid = depth[depth > 0]
-    shown = page.evaluate(
-        """() => {
-          const canvas = document.querySelector(".well-depth canvas");
-          return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
-        }"""
-    )
-    shown = np.array(shown).reshape(*depth.shape, 4)
+    shown = drawing(page, ".well-depth canvas")
     expected = 255 * (valid.max() - depth) / (valid.max() - valid.min())
     assert np.abs(shown[..., 0] - expected)[depth > 0].max() <= 1
     assert (shown[..., 3] == 0).tolist() == (depth == 0).tolist()
@@ -211,13 +215,7 @@ def test_the_browser_draws_views_as_the_service_does(page: Any, tmp_path: Path) 
         download.value.save_as(kept)
         with Image.open(kept) as image:
             served = np.asarray(image.convert("RGBA")).astype(int)
-        drawn = page.evaluate(
-            """() => {
-              const canvas = document.querySelector(".stage-over");
-              return [...canvas.getContext("2d").getImageData(0, 0, 640, 480).data];
-            }"""
-        )
-        drawn = np.array(drawn).reshape(480, 640, 4)
+        drawn = drawing(page, ".stage-over")
         opaque = served[..., 3] > 200  # a canvas loses colour where it is transparent
         # Two JPEG decoders, and a map of 8 bits in place of floats.
         assert np.abs(drawn - served)[opaque].mean() < 2
@@ -257,7 +255,9 @@ def test_photos_of_12_megapixels_work(page: Any) -> None:
         page.fill("#threshold", threshold)
         settle(page)
 
-    assert "4000 × 3000" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "4000 \N{MULTIPLICATION SIGN} 3000" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert page.eval_on_selector(".stage-over", "canvas => canvas.width") == 1600
     assert time.monotonic() - began < 5
 
@@ -434,9 +434,11 @@ def test_a_slow_answer_says_so_and_can_be_cancelled(page: Any) -> None:
     page.route("**/v1/saliency*", lambda _route: None)  # is never answered
     page.click("[data-example=vase]")
     page.wait_for_selector("text=Still working", timeout=10_000)
-    page.click("text=Cancel")
+    page.click("button:has-text('Cancel')")
+    page.unroute("**/v1/saliency*")
+    page.click("button:has-text('Send again')")
 
-    assert page.query_selector(".progress") is None
+    page.wait_for_selector(ANSWERED)
 
 
 def test_a_key_is_asked_for_sent_and_kept_nowhere(page: Any) -> None:
@@ -460,6 +462,36 @@ def test_a_key_is_asked_for_sent_and_kept_nowhere(page: Any) -> None:
     assert "$MUTUALFORMER_KEY" in page.inner_text("#saliency-view pre")
     assert "letmein" not in page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
     assert page.context.cookies() == []
+
+
+def test_a_service_with_keys_answers_once_it_has_one(browser: Any, tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "app", "new-key", "me"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    key, line = (text.split(":", 1)[1].strip() for text in made.stdout.splitlines())
+    (tmp_path / "keys").write_text(f"{line}\n")
+    guarded = Server(MUTUALFORMER_API_KEYS_FILE=str(tmp_path / "keys"))
+    page = browser.new_page()
+    try:
+        guarded.start()
+        page.goto(guarded.url)
+        page.click("[data-example=vase]")
+        notice(page, "unauthorized")
+        page.fill("#saliency-view input[type=password]", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=The last one was refused")
+        page.fill("#saliency-view input[type=password]", key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(ANSWERED)
+        page.click("nav >> text=Models")
+        page.wait_for_selector(".model")
+    finally:
+        page.close()
+        guarded.stop()
 
 
 def test_a_stopped_service_is_noticed_and_its_return_too(page: Any, server: Server) -> None:
@@ -611,5 +643,7 @@ def test_a_photo_is_turned_as_the_answer_is(page: Any) -> None:
     choose_pair(page, payload("p.jpg", file.getvalue()), payload("d.png", encoded(depth)))
     page.wait_for_selector(ANSWERED)
 
-    assert "320 × 240" in page.inner_text("#saliency-wells .well-rgb .well-caption")
+    assert "320 \N{MULTIPLICATION SIGN} 240" in page.inner_text(
+        "#saliency-wells .well-rgb .well-caption"
+    )
     assert "says how it was held" in page.inner_text("#saliency-view .warnings")

@@ -180,6 +180,13 @@ def test_options_are_those_of_the_service() -> None:
         assert set(get_type_hints(mine)) | own == set(its.model_fields)
 
 
+def test_missing_depth_is_the_models_decision(client: Both) -> None:
+    with pytest.raises(ServiceProblem) as caught:
+        client.saliency(noise(), None)
+
+    assert (caught.value.status, caught.value.field) == (422, "depth")
+
+
 def test_an_unknown_option_is_a_type_error() -> None:
     with Client() as client, pytest.raises(TypeError, match="colour"):
         client.saliency(noise(), ramp(), colour="red")  # type: ignore[call-arg]

@@ -66,6 +66,19 @@ def test_a_step_without_tolerance_is_measured() -> None:
     assert step_of(parity, "onnxruntime")["max_abs_error"] == 0
 
 
+def test_what_float32_itself_is_off_by_is_allowed_twice() -> None:
+    plain = off_by(-2e-5)
+
+    parity = check_parity(stages(("onnxruntime", off_by(3.9e-5), MAX_ABS_ERROR)), SIZE, plain=plain)
+
+    assert step_of(parity, "onnxruntime")["tolerance"] == pytest.approx(4e-5, rel=0.01)
+    assert step_of(parity, "end_to_end")["tolerance"] == pytest.approx(4e-5, rel=0.01)
+    assert step_of(parity, "batch_invariance")["tolerance"] == MAX_BATCH_EFFECT
+    assert parity["float32_error"]["formula"] == pytest.approx(2e-5, rel=0.01)
+    with pytest.raises(ParityError, match=r"onnxruntime: max abs error 4.2.*e-05, at most 4.*e-05"):
+        check_parity(stages(("onnxruntime", off_by(4.2e-5), MAX_ABS_ERROR)), SIZE, plain=plain)
+
+
 def test_small_errors_may_not_add_up() -> None:
     runs = [(f"step {i}", off_by(0.8e-5 * i), MAX_ABS_ERROR) for i in (1, 2)]
 

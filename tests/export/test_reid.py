@@ -76,6 +76,7 @@ def test_a_bundle_says_what_its_answers_need(exported: Exported) -> None:
     assert isinstance(config, ReIDConfig)
     assert (manifest.task, manifest.output) == ("reid", "embedding")
     assert manifest.dim == 3 * config.embed_dim
+    assert manifest.modality_policy == "reject"
     assert manifest.input_size == (64, 32)
     assert manifest.preprocessing.preprocess_id == "reid-1"
     assert manifest.preprocessing.aux == "full_range"

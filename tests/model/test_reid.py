@@ -178,3 +178,33 @@ def test_a_configuration_that_cannot_be_built_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_jigsaw_groups_see_patches_from_everywhere_and_answer_apart() -> None:
+    config = replace(TINY_VIT, input_size=(64, 64), jigsaw=4)
+    net = network(config)
+    rgb, aux = pairs(config, 2)
+
+    features = net.features(rgb, aux)
+    embedding = net(rgb, aux)
+
+    assert net.jigsaw is not None
+    order = net.jigsaw.order
+    assert (order[:, 0] == 0).all()  # the class token leads each group
+    patches = order[:, 1:].flatten().tolist()
+    assert len(set(patches)) == len(patches) == 16
+    assert set(patches) <= set(range(1, 17))
+    halves = (order[:, 1:] - 1) // 8  # of the picture
+    assert all(len(set(group.tolist())) == 2 for group in halves)
+    assert len(features) == 7
+    assert embedding.shape == (2, config.embedding_dim) == (2, 7 * 64)
+    parts = embedding.unflatten(1, (7, 64)).norm(dim=-1)
+    torch.testing.assert_close(parts[:, 3:], parts[:, :1].expand(-1, 4) / 4)
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2))
+
+
+@pytest.mark.parametrize(("config", "groups"), [(TINY, 4), (TINY_VIT, 1)])
+def test_jigsaw_without_patches_is_refused(config: ReIDConfig, groups: int) -> None:
+    with pytest.raises(ValueError, match="jigsaw is for a vit trunk, 2 groups or more"):
+        replace(config, jigsaw=groups)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoint import load_checkpoint
+from tests.training.steady_norms import SteadyNorms
 from training.loop import Interrupted, fit
 from training.recipe import DataRecipe, Recipe, SaliencyRecipe
 from training.saliency import SaliencyTask
@@ -117,6 +118,145 @@ def test_a_killed_process_resumes_with_the_same_bits(
     )
 
 
+STEADY = {"drop_path": 0.0, "input_size": [64, 64]}
+"""What is drawn for the whole batch may not decide, so nothing is drawn."""
+
+
+def steady(recipe: SaliencyRecipe, **changes: Any) -> SaliencyRecipe:
+    """Batches of four, split in one way or another; plain descent shows gradients as they are."""
+    return replace(
+        recipe,
+        config={**TINY, **STEADY},
+        precision="32-true",
+        optimiser="sgd",
+        lr=0.1,
+        steps=3,
+        validate_every=3,
+        **changes,
+    )
+
+
+def assert_close_weights(one: Path, other: Path) -> None:
+    first, second = (load_checkpoint(run / "last.safetensors").state for run in (one, other))
+    recipe = Recipe.load(one / "recipe.yaml")
+    assert isinstance(recipe, SaliencyRecipe)
+    start = SaliencyTask(recipe).network.state_dict()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=2e-6, msg=name)
+    moved = [float((value - start[name]).abs().max()) for name, value in first.items()]
+    assert max(moved) > 1e-3
+
+
+@pytest.fixture
+def whole(recipe: SaliencyRecipe, tmp_path: Path) -> Path:
+    """A run on whole batches."""
+    chosen = steady(recipe)
+    fit(SteadyNorms(chosen), chosen, tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_accumulated_halves_are_the_whole_batch(
+    recipe: SaliencyRecipe, whole: Path, tmp_path: Path
+) -> None:
+    halves = steady(recipe, batch_size=2, accumulate=2)
+
+    results = fit(SteadyNorms(halves), halves, tmp_path / "halves")
+
+    assert_close_weights(whole, tmp_path / "halves")
+    assert results["images_per_s"] > 0
+
+
+def test_two_processes_are_one_with_the_doubled_batch(
+    recipe: SaliencyRecipe, whole: Path, tmp_path: Path
+) -> None:
+    halves = steady(recipe, batch_size=2, processes=2)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(halves.to_dict()))
+
+    subprocess.run(
+        [sys.executable, "-m", "tests.training.steady_norms", str(file), str(tmp_path / "halves")],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=240,
+    )
+
+    assert_close_weights(whole, tmp_path / "halves")
+    assert origins(tmp_path / "halves")[0]["processes"] == 2
+
+
+def test_a_run_that_accumulates_resumes_with_the_same_bits(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
+    chosen = replace(recipe, batch_size=2, accumulate=2, drop_aux=0.3, drop_rgb=0.2)
+    train(chosen, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(StopsAt(chosen, 7), chosen, tmp_path / "halves")  # within the fourth step
+    train(chosen, tmp_path / "halves", resume=True)
+
+    assert_same_weights(
+        tmp_path / "whole" / "last.safetensors", tmp_path / "halves" / "last.safetensors"
+    )
+
+
+def test_a_state_that_was_cut_off_while_written_is_not_the_one_that_loads(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(StopsAt(recipe, 5), recipe, tmp_path / "halves")
+    good = (tmp_path / "halves" / "state.pt").read_bytes()
+    (tmp_path / "halves" / "state.tmp").write_bytes(good[: len(good) // 2])
+
+    train(recipe, tmp_path / "halves", resume=True)
+
+    assert _steps(tmp_path / "halves") == 6
+    assert not (tmp_path / "halves" / "state.tmp").exists()
+
+
+def test_what_will_be_done_again_is_not_in_the_log_twice(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
+    rare = replace(recipe, save_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(StopsAt(rare, 3), rare, tmp_path)  # validated after step 3, saved after 2
+    train(rare, tmp_path, resume=True)
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 6]
+
+
+def origins(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "origin.jsonl").read_text().splitlines()]
+
+
+def test_every_start_of_a_run_notes_what_it_starts_with(
+    recipe: SaliencyRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(StopsAt(recipe, 4), recipe, tmp_path)
+    train(recipe, tmp_path, resume=True)
+
+    first, second = origins(tmp_path)
+    assert (first["step"], second["step"], first["seed"]) == (0, 4, 0)
+    assert first["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert first["commit"]
+    assert first["data"] == {"train": 8, "validation": 4, "depth": {"simulated": 8}}
+
+
+@pytest.mark.slow  # a compiler runs for a minute
+def test_compiled_kernels_learn_the_same(recipe: SaliencyRecipe, whole: Path) -> None:
+    compiled = steady(recipe, compile=True)
+
+    fit(SteadyNorms(compiled), compiled, whole.parent / "compiled")
+
+    first, second = (
+        load_checkpoint(run / "last.safetensors").state
+        for run in (whole, whole.parent / "compiled")
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
 def _steps(run: Path) -> int:
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     return int(last["step"])
@@ -196,7 +336,8 @@ def test_a_run_leaves_its_recipe_scores_and_checkpoint(
     results = train(recipe, tmp_path)
 
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
-    assert Recipe.from_dict(yaml.safe_load((tmp_path / "recipe.yaml").read_text())) == recipe
+    written = Recipe.from_dict(yaml.safe_load((tmp_path / "recipe.yaml").read_text()))
+    assert written == Recipe.from_dict(recipe.to_dict())
     assert checkpoint.recipe == recipe.to_dict()
     assert checkpoint.config.embed_dim == 16
     assert set(checkpoint.metrics) >= {"s_measure", "mae", "max_f", "max_e"}

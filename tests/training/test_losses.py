@@ -90,6 +90,17 @@ def test_structure_loss_is_the_literal_formula(bce: Bce, seed: int, B: int, side
     assert loss.item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_smoothing_keeps_a_sure_answer_moderate() -> None:
+    gt = disc(B=1)
+    weight = boundary_weight(gt)
+
+    def loss(logit: float, smoothing: float) -> float:
+        return structure_loss((2 * gt - 1) * logit, gt, weight, smoothing=smoothing).item()
+
+    assert loss(20, 0) < loss(6, 0)
+    assert loss(20, 0.02) > loss(6, 0.02)
+
+
 def test_published_cross_entropy_ignores_the_weight() -> None:
     gt = disc()
     logits, flat = noise(gt), torch.ones_like(gt)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import training
+from training.__main__ import app
 from training.recipe import (
     DataRecipe,
     Recipe,
@@ -58,6 +60,16 @@ def test_changes_replace_the_files_fields(tmp_path: Path) -> None:
     assert (recipe.steps, recipe.batch_size) == (20, 4)
 
 
+def test_changes_reach_into_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, config={"alpha": 0.5, "fusion": "ca"})
+
+    recipe = Recipe.load(path, **{"config.alpha": 0.3, "data.roots": ["other"]})
+
+    assert recipe.config == {"alpha": 0.3, "fusion": "ca"}
+    assert recipe.data.roots == (Path("other"),)
+    assert recipe.data.source == "triples"
+
+
 def test_the_network_is_the_preset_with_changes(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, config={"input_size": [64, 96], "fusion": "ca"}))
 
@@ -71,9 +83,21 @@ def test_the_network_is_the_preset_with_changes(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"stpes": 10}, "unknown recipe keys: stpes"),
-        ({"data": {"source": "triples", "roots": ["x"], "rot": "y"}}, "unknown recipe keys: rot"),
+        (
+            {"data": {"source": "triples", "roots": ["x"], "rot": "y"}},
+            "unknown recipe keys: data.rot",
+        ),
         ({"data": "folder"}, "expected a `data` section"),
         ({"config": {"wings": 2}}, "wings"),
+        ({"steps": "many"}, "steps: expected int, got 'many'"),
+        ({"steps": 10.5}, "steps: expected int, got 10.5"),
+        ({"lr": "fast"}, "lr: expected a number, got 'fast'"),
+        ({"lr": True}, "lr: expected float, got True"),
+        ({"pretrained": "yes"}, "pretrained: expected bool, got 'yes'"),
+        ({"sizes": 224}, "sizes: expected a list, got 224"),
+        ({"sizes": ["big"]}, "sizes: expected int, got 'big'"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"drop_aux": 1}, r"drop_aux must lie in \[0, 1\), got 1.0"),
         ({"preset": "saliency-huge"}, "saliency-huge"),
     ],
 )
@@ -81,17 +105,47 @@ def test_a_misspelt_key_is_named(values: dict[str, Any], message: str, tmp_path:
     path = write(tmp_path, **values)
 
     with pytest.raises(ValueError, match=message):
-        Recipe.load(path).network_config()
+        Recipe.load(path)
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: {source: triples, roots: [x]}\nlr: 1e-3\nclip_norm: 2\n")
+
+    recipe = Recipe.load(path)
+
+    assert (recipe.lr, recipe.clip_norm) == (0.001, 2.0)
+
+
+def test_the_command_names_a_change_that_it_does_not_know(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    runner = CliRunner()
+    command = ["train", str(path), "--out", str(tmp_path / "run"), "--set"]
+
+    for change, message in (
+        ("config.wings=2", "unknown configuration keys: wings"),
+        ("data.rot=2", "unknown recipe keys: data.rot"),
+        ("steps.more=1", "steps: expected int, got {'more': 1}"),
+        ("steps", "expected name=value after --set, got steps"),
+        ("lr=1e-3", "data is not a folder"),
+        ("config.alpha=1e-1", "data is not a folder"),
+    ):
+        result = runner.invoke(app, [*command, change])
+        assert result.exit_code == 2
+        assert message in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"bce": "published"}, "unknown recipe keys: bce"),
-        ({"preset": "saliency-compact"}, "source must be one of foregrounds, triples"),
-        ({"data": {"source": "market", "roots": ["x"]}}, "source must be one of rgbn300, "),
+        ({"preset": "saliency-compact"}, "data.source must be one of foregrounds, triples"),
+        ({"data": {"source": "market", "roots": ["x"]}}, "data.source must be one of rgbn300, "),
         ({"data": {"source": "folders", "roots": ["x", "y"]}}, "one data set, got 2"),
-        ({"data": {"source": "folders", "roots": ["x"], "backgrounds": "y"}}, "keys: backgrounds"),
+        (
+            {"data": {"source": "folders", "roots": ["x"], "backgrounds": "y"}},
+            "keys: data.backgrounds",
+        ),
         ({"triplet": "soft"}, "triplet must be one of soft_margin, hard, got 'soft'"),
         ({"batch_size": 10, "instances": 4}, "instances must divide batch_size"),
         ({"pretrained": True, "trunk_weights": "x"}, "exclude each other"),

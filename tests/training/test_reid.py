@@ -148,7 +148,7 @@ def test_validation_identities_are_never_drawn(folders: Path) -> None:
 
 
 def test_a_vit_with_cameras_trains(folders: Path, tmp_path: Path) -> None:
-    config = {**TINY_VIT, "num_cameras": 2}
+    config = {**TINY_VIT, "num_cameras": 2, "jigsaw": 2}
     recipe = recipe_for(folders, "folders", config=config, steps=2, lr=1e-2)
     task = ReIDTask(recipe)
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
@@ -156,7 +156,7 @@ def test_a_vit_with_cameras_trains(folders: Path, tmp_path: Path) -> None:
     fit(task, recipe, tmp_path)
 
     after = task.network.state_dict()
-    for name in ("cameras.weight", "trunk_rgb.trunk.pos_embed"):
+    for name in ("cameras.weight", "trunk_rgb.trunk.pos_embed", "jigsaw.block.mlp.fc1.weight"):
         assert not torch.equal(before[name], after[name]), name
 
 

@@ -65,8 +65,8 @@ def test_an_epoch_visits_every_triple_once(triples_root: Path) -> None:
     triples = find_triples(triples_root)
     dataset = TrainTriples(triples, Draw((32,), batch_size=2, seed=0))
     drawn: list[str] = []
-    original = dataset.triples
-    dataset.triples = _Recorder(original, drawn)
+    original = dataset.items
+    dataset.items = _Recorder(original, drawn)
 
     for index in range(len(original) * 2):
         dataset[index]

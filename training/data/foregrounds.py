@@ -83,11 +83,11 @@ class SimulatedDepth:
         draw: Draw,
         shares: Mapping[str, float] | None = None,
     ) -> None:
-        self.photos = list(photos)
+        self.items = list(photos)
         self.backgrounds = list(backgrounds)
         self.draw = draw
         # Sets weigh as the square root of their count: a large set does not drown the others.
-        names = [photo.set_name for photo in self.photos]
+        names = [photo.set_name for photo in self.items]
         counts = {name: names.count(name) for name in set(names)}
         unknown = set(shares or {}) - set(counts)
         if unknown:
@@ -127,7 +127,7 @@ class SimulatedDepth:
         return Sample(photometric(rgb, rng), aux[..., None], (gt > 127).astype(np.float32))
 
     def _photo(self, rng: np.random.Generator) -> Photo:
-        return self.photos[int(rng.choice(len(self.photos), p=self._probabilities))]
+        return self.items[int(rng.choice(len(self.items), p=self._probabilities))]
 
     def _rival(
         self, rgb: NDArray[np.uint8], gt: NDArray[np.uint8], rng: np.random.Generator

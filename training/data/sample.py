@@ -37,6 +37,25 @@ class Batch(NamedTuple):
     """float32 (B, 1, H, W)."""
 
 
+def drop_modalities(
+    rgb: Tensor, aux: Tensor, drop_aux: float, drop_rgb: float
+) -> tuple[Tensor, Tensor]:
+    """Take a modality from some samples of a batch: it becomes 0 everywhere. Never both.
+
+    Args:
+        rgb: uint8 (B, H, W, 3).
+        aux: float32 (B, H, W, 1).
+        drop_aux: probability that a sample loses `aux`.
+        drop_rgb: probability that one which has it loses `rgb`.
+    """
+    if not drop_aux and not drop_rgb:
+        return rgb, aux
+    chance = torch.rand(2, len(rgb), 1, 1, 1)
+    gone = chance[0] < drop_aux
+    dark = ~gone & (chance[1] < drop_rgb)
+    return rgb * ~dark.to(rgb.device), aux * ~gone.to(aux.device)
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples of one size."""
     rgb, aux, gt = (np.stack(arrays) for arrays in zip(*samples, strict=True))
@@ -76,24 +95,37 @@ class Draw:
 class Steps(Sampler[list[int]]):
     """Batches of indices for steps `start` to `stop`: step s owns [s * n, (s + 1) * n).
 
+    n counts the samples of all processes and of all `accumulate` batches of a step.
+
     With samples that are pure functions of their index, resuming at a step repeats nothing and
     skips nothing. Each of `world_size` processes takes its own share of a step.
     """
 
     def __init__(
-        self, start: int, stop: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        start: int,
+        stop: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.start, self.stop = start, stop
-        self.batch_size = batch_size
+        self.batch_size, self.accumulate = batch_size, accumulate
         self.rank, self.world_size = rank, world_size
 
+    @property
+    def samples_per_step(self) -> int:
+        """Over all processes."""
+        return self.batch_size * self.accumulate * self.world_size
+
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield one list of indices per step."""
-        for step in range(self.start, self.stop):
-            first = (step * self.world_size + self.rank) * self.batch_size
+        """Yield `accumulate` lists of indices per step."""
+        for part in range(self.start * self.accumulate, self.stop * self.accumulate):
+            first = (part * self.world_size + self.rank) * self.batch_size
             yield list(range(first, first + self.batch_size))
 
 

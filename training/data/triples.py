@@ -151,12 +151,12 @@ class TrainTriples:
     """
 
     def __init__(self, triples: Sequence[Triple], draw: Draw) -> None:
-        self.triples = list(triples)
+        self.items = list(triples)
         self.draw = draw
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the endless sequence."""
-        triple = self.triples[self.draw.shuffled(index, len(self.triples))]
+        triple = self.items[self.draw.shuffled(index, len(self.items))]
         with Image.open(triple.rgb) as image:
             rgb = np.asarray(image.convert("RGB"))
         near, _ = normalise_depth(read_depth(triple.depth), triple.convention)
