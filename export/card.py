@@ -213,34 +213,11 @@ def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _conversion(parity: Mapping[str, Any]) -> str:
-    steps = parity["steps"]
-    head: tuple[str, ...] = ("step", "max abs error", "allowed", "mean")
-    rows: list[tuple[str, ...]] = [
-        (
-            step["step"].replace("_", " "),
-            f"{step['max_abs_error']:.1e}",
-            "measured" if step["tolerance"] is None else f"{step['tolerance']:.0e}",
-            f"{step['mean_abs_error']:.1e}",
-        )
-        for step in steps
-    ]
-    if all("min_cosine" in step for step in steps):
-        head = (*head, "least cosine")
-        rows = [(*row, f"{step['min_cosine']:.7f}") for row, step in zip(rows, steps, strict=True)]
-    parts = _table(head, rows)
+    parts = _steps(parity["steps"])
     if "real" in parity:
         real = parity["real"]
-        parts += ["", f"On {real['pairs']} real pairs ({real['file']}):", ""]
-        measured = [
-            (step["step"].replace("_", " "), step["real"]) for step in steps if "real" in step
-        ]
-        parts += _table(
-            ("step", "max abs error", "mean"),
-            [
-                (name, f"{errors['max_abs_error']:.1e}", f"{errors['mean_abs_error']:.1e}")
-                for name, errors in measured
-            ],
-        )
+        parts += ["", f"On {real['pairs']} pairs of {real['file']}:", ""]
+        parts += _steps([step["real"] for step in steps if "real" in step])
         if any(real["scores"].values()):
             columns = list(next(iter(real["scores"].values())))
             parts += [
@@ -256,6 +233,23 @@ def _conversion(parity: Mapping[str, Any]) -> str:
     if parity["not_run"]:
         parts += ["", "Not run: " + "; ".join(parity["not_run"]) + "."]
     return "\n".join(parts)
+
+
+def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    head: tuple[str, ...] = ("step", "max abs error", "allowed", "mean")
+    rows: list[tuple[str, ...]] = [
+        (
+            step["step"].replace("_", " "),
+            f"{step['max_abs_error']:.1e}",
+            "measured" if step["tolerance"] is None else f"{step['tolerance']:.0e}",
+            f"{step['mean_abs_error']:.1e}",
+        )
+        for step in steps
+    ]
+    if all("min_cosine" in step for step in steps):
+        head = (*head, "least cosine")
+        rows = [(*row, f"{step['min_cosine']:.7f}") for row, step in zip(rows, steps, strict=True)]
+    return _table(head, rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_bundle_of_fewer_bits_says_what_they_cost(
     assert ("largest_values" in found.parity) == (precision == "fp16")
     card = (found.path / "README.md").read_text()
     assert f"{precision} products, weights stored as {precision}" in card
-    assert "On 10 real pairs (pairs.npz)" in card
+    assert "On 10 pairs of pairs.npz:" in card
     assert "Not run: a TensorRT engine" in card
 
 
