@@ -53,8 +53,8 @@ def openapi(
         bool, typer.Option("--markdown", help="As docs/api.md instead of JSON.")
     ] = False,
 ) -> None:
-    """Print the description of the API; needs no bundle."""
-    described = create_app(read_settings(metrics=True, docs=True)).openapi()
+    """Print the description of the API, that of /metrics included; needs no bundle."""
+    described = create_app(read_settings(metrics=True)).openapi()
     typer.echo(reference.markdown(described) if markdown else json.dumps(described), nl=False)
 
 

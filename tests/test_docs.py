@@ -46,7 +46,7 @@ names = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relativ
 
 @cache
 def openapi() -> dict[str, Any]:
-    return create_app(Settings(metrics=True, docs=True)).openapi()
+    return create_app(Settings(metrics=True)).openapi()
 
 
 def fences(text: str) -> list[tuple[str, str]]:

@@ -186,6 +186,44 @@ def test_each_command_over_folders_works_as_pasted(tmp_path: Path) -> None:
     assert "good on onnxruntime" in outputs[2]
 
 
+@pytest.mark.parametrize(
+    ("bundle", "keys", "rows"),
+    [
+        (
+            "saliency-compact",
+            ("s_measure", "max_f", "max_e", "mae"),
+            {
+                "DUT-RGBD | 3": "dut_rgbd",
+                "NJU2K | 5": "nju2k",
+                "RGBD135 | 2": "rgbd135",
+                "all ten | 10": "all",
+                "all ten, no depth | 10": "all, no depth",
+                "all ten, no colour | 10": "all, no colour",
+            },
+        ),
+        (
+            "reid-compact",
+            ("mean_ap", "rank1", "rank5"),
+            {
+                "both pictures": "val, simulated NIR",
+                "dark colour": "val, dark RGB, simulated NIR",
+                "no near-infrared": "val, no NIR, simulated NIR",
+                "no colour": "val, no RGB, simulated NIR",
+            },
+        ),
+    ],
+)
+def test_the_results_are_those_of_the_bundle_that_ships(
+    bundle: str, keys: tuple[str, ...], rows: dict[str, str]
+) -> None:
+    manifest = json.loads((ROOT / "bundles" / bundle / "manifest.json").read_text())
+
+    for label, row in rows.items():
+        cells = (f"{manifest['metrics'][row][key]:.3f}".removeprefix("0") for key in keys)
+        assert f"| {label} | {' | '.join(cells)} |" in README
+    assert f"`{bundle}` {manifest['version']} (" in README
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "recipes").glob("*.yaml")))
 def test_every_recipe_loads(path: Path) -> None:
     Recipe.load(path).network_config()
