@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,15 +82,15 @@ class Tally:
             self.warnings += [{"rgb": str(pair.rgb), "warning": text} for text in warnings]
 
     def report(self) -> dict[str, Any]:
-        """All of it, for programs."""
+        """All of it, for programs; pairs in the order of their names."""
         return {
             "model_id": self.model_id,
             "pairs": self.pairs,
             "written": self.written,
             "skipped": self.skipped,
-            "failed": self.failed,
+            "failed": sorted(self.failed, key=_rgb),
             "left": self.left,
-            "warnings": self.warnings,
+            "warnings": sorted(self.warnings, key=_rgb),
             "interrupted": self.interrupted,
             "seconds": round(self.seconds, 3),
             "busy_s": round(self.busy_s, 3),
@@ -106,6 +106,10 @@ class Tally:
     def runtime_busy(self) -> float:
         """Share of the time in which the runtime ran, in [0, 1]."""
         return self.busy_s / self.seconds if self.seconds else 0.0
+
+
+def _rgb(entry: Mapping[str, Any]) -> str:
+    return str(entry["rgb"])
 
 
 class BusyClock:
