@@ -18,7 +18,8 @@ from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, Photo, SimulatedDepth, find_photos
 from training.data.rgbd_sets import keep_named, read_set, set_folders
 from training.data.sample import Batch, Draw, Steps, collate, drop_modalities, loader
-from training.data.triples import HeldOutTriples, TrainTriples, Triple
+from training.data.triple_samples import HeldOutTriples, TrainTriples
+from training.data.triples import Triple
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
 from training.recipe import DataRecipe, SaliencyRecipe
@@ -122,7 +123,10 @@ def _sets(
             held_out, size=size
         )
     train_triples, val_triples = training_triples(data)
-    return TrainTriples(train_triples, draw), HeldOutTriples(val_triples, size=size)
+    return (
+        TrainTriples(train_triples, draw, data.cache),
+        HeldOutTriples(val_triples, size=size),
+    )
 
 
 def _conventions(items: Sequence[Photo | Triple]) -> dict[str, int]:
