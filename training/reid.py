@@ -77,7 +77,7 @@ class ReIDTask:
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[ReIDBatch]:
-        """Batches of steps `start` to `stop`."""
+        """Batches of steps `start` to `stop`: uint8 and float32 pictures, see `ReIDBatch`."""
         recipe = self.recipe
         steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
         # Processes wait for each other, so all batches of a step have one size.
@@ -85,7 +85,7 @@ class ReIDTask:
         return loader(self.train_set, steps, collate_crops, recipe.workers)
 
     def loss(self, network: Any, batch: ReIDBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy and triplet loss of every part."""
+        """Scalar: cross-entropy and triplet loss of every part; and each of them, for the log."""
         camera = batch.camera if self.config.num_cameras else None
         rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
         return reid_loss(

@@ -59,7 +59,7 @@ class SaliencyTask:
         }
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Batch]:
-        """Batches of steps `start` to `stop`."""
+        """Batches of steps `start` to `stop`: pictures and masks, see `Batch`."""
         recipe = self.recipe
         steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
         # Processes wait for each other, so all batches of a step have one size.
@@ -67,7 +67,7 @@ class SaliencyTask:
         return loader(self.train_set, steps, collate, recipe.workers)
 
     def loss(self, network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Structure loss and focal supervision."""
+        """Scalar: structure loss and focal supervision; and its parts, for the log."""
         rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
         logits = network.logits(rgb, aux)
         return saliency_loss(

@@ -1,7 +1,7 @@
 """Triples as arrays: decoded from their pictures, or read from where they were kept before.
 
-A sample of 256 px from pictures of 640 x 480 costs 12 ms of a CPU, and 6 ms where its triple is kept.
-Workers, epochs and later runs share what is kept.
+A sample of 256 px from pictures of 640 x 480 costs 12 ms of a CPU, and 6 ms where its triple is
+kept. Workers, epochs and later runs share what is kept.
 """
 
 from __future__ import annotations
