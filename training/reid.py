@@ -22,7 +22,7 @@ from training.data.reid_samples import (
     prepare_pair,
     with_labels,
 )
-from training.data.reid_sets import Rule, counts, find_train, split_identities
+from training.data.reid_sets import Rule, counts, find_train, refuse_swapped, split_identities
 from training.data.sample import Draw, Steps, drop_modalities, loader
 from training.losses import BatchHardTriplet, reid_loss
 from training.metrics import reid_scores, search
@@ -46,6 +46,7 @@ class ReIDTask:
         train, self.val_crops = split_identities(
             find_train(data.roots[0], data.source), data.val_share
         )
+        refuse_swapped(train)
         self.rule: Rule = "scene" if data.source == "msvr310" else "camera"
         for name, crops in (("train", train), ("validation", self.val_crops)):
             log.info("%s: %s", name, ", ".join(f"{n} {what}" for what, n in counts(crops).items()))

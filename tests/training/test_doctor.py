@@ -11,17 +11,21 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model.runtimes.echo import EchoRuntime
+from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 from tests.training.crops import WRITERS
 from tests.training.scenes import write_triple
+from tests.training.test_reid import TINY
 from training.__main__ import app
+from training.data.reid_sets import find_trial
 from training.data.rgbd_sets import find_sets, known_set
 from training.data.sample import Draw
 from training.data.triple_samples import TrainTriples
 from training.doctor import examine_saliency
 from training.doctor_reid import examine_reid, guess_layout
 from training.evaluate import predict
-from training.recipe import DataRecipe
+from training.evaluate_reid import evaluate_reid
+from training.recipe import DataRecipe, ReIDDataRecipe, ReIDRecipe
+from training.reid import ReIDTask
 from training.saliency import training_triples
 
 
@@ -313,6 +317,19 @@ def test_what_is_wrong_with_crops_is_said(
 
     assert report.good == (level != "error"), report
     assert any(f.level == level and message in f.text for f in report.findings), report
+
+
+def test_neither_training_nor_evaluation_starts_on_swapped_modalities(tmp_path: Path) -> None:
+    WRITERS["folders"](tmp_path / "data")
+    recipe = ReIDRecipe(data=ReIDDataRecipe("folders", (tmp_path / "data",)), config=TINY)
+    ReIDTask(recipe)
+    swapped_modalities(tmp_path / "data")
+    trial = find_trial(tmp_path / "data", "folders")
+
+    with pytest.raises(ValueError, match=r"train/rgb: .* the two look swapped"):
+        ReIDTask(recipe)
+    with pytest.raises(ValueError, match=r"query/rgb: .* the two look swapped"):
+        evaluate_reid(EchoEmbeddingRuntime(), trial, "data", (32, 32), tmp_path / "out")
 
 
 def test_identities_are_compared_with_what_the_paper_says(tmp_path: Path) -> None:
