@@ -26,8 +26,10 @@ class Network:
     def __init__(self) -> None:
         self._work = Work()
 
-    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=1000 * TIMEOUT_S)
-    def run(self, pairs: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    @bentoml.api(  # type: ignore[untyped-decorator]
+        batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=1000 * TIMEOUT_S
+    )
+    def run(self, pairs: np.ndarray) -> np.ndarray:
         """(B, H, W, 7) to (B, H, W)."""
         aux = np.ascontiguousarray(pairs[..., 3:]).view(np.float32)
         return self._work.run(np.ascontiguousarray(pairs[..., :3]), aux)
@@ -42,7 +44,7 @@ class Saliency:
     def __init__(self) -> None:
         self._pictures = Pictures()
 
-    @bentoml.api(route="/v1/saliency")
+    @bentoml.api(route="/v1/saliency")  # type: ignore[untyped-decorator]
     async def saliency(
         self, rgb: Path, depth: Path, ctx: bentoml.Context
     ) -> Annotated[Path, ContentType("image/png")]:

@@ -64,7 +64,6 @@ if __name__ == "__main__":
         runtime_env={"env_vars": variables},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": number(PORT)})
-    serve.run(Saliency.options(num_replicas=number(WORKERS)).bind(), route_prefix=PATH)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
-    ray.shutdown()
+    replicas = Saliency.options(num_replicas=number(WORKERS))  # type: ignore[attr-defined]
+    serve.run(replicas.bind(), route_prefix=PATH)
+    signal.pause()  # until a signal ends it; Ray brings its own handlers
