@@ -38,13 +38,15 @@ class BatchLimits:
     max_batch: int = 8
     """Most pairs of one run."""
     max_queue_delay_s: float = 0.005
-    """Longest that a pair waits for a fuller batch while the runtime is free."""
+    """Longest that a pair waits for a fuller batch while the runtime could run one."""
     max_queue: int = 256
     """Most pairs waiting."""
     max_queue_bytes: int = 512 * 2**20
     """Most bytes of prepared arrays waiting."""
     max_run_s: float = 60.0
     """A run that takes longer hangs: the runtime has failed."""
+    max_runs: int = 1
+    """Most batches that run at once."""
 
 
 class Inferred(NamedTuple):
@@ -90,7 +92,7 @@ class Batcher:
     """Gathers pairs into batches for one runtime, oldest first.
 
     Args:
-        run: the runtime; called with one batch at a time.
+        run: the runtime; called with one batch at a time, or with `max_runs`.
         limits: see `BatchLimits`.
         watch: told of batches, drops and failures.
     """
@@ -121,7 +123,8 @@ class Batcher:
         excess = self.depth + pairs - self.limits.max_queue
         if self._rate <= 0:
             return 1
-        return max(1, math.ceil(max(excess, self.limits.max_batch) / self._rate))
+        rate = self._rate * self.limits.max_runs
+        return max(1, math.ceil(max(excess, self.limits.max_batch) / rate))
 
     async def infer(self, rgb: Rgb, aux: Aux, *, deadline: float = math.inf) -> Inferred:
         """Answer one pair.
@@ -163,12 +166,22 @@ class Batcher:
             await self._worker
 
     async def _serve(self) -> None:
-        while batch := await self._gather():
-            self._running = len(batch)
-            try:
-                await self._answer(batch, may_split=True)
-            finally:
-                self._running = 0
+        places = asyncio.Semaphore(self.limits.max_runs)
+        async with asyncio.TaskGroup() as runs:
+            while True:
+                await places.acquire()
+                batch = await self._gather()
+                if not batch:
+                    return
+                self._running += len(batch)
+                runs.create_task(self._answer_all(batch, places))
+
+    async def _answer_all(self, batch: list[_Waiting], place: asyncio.Semaphore) -> None:
+        try:
+            await self._answer(batch, may_split=True)
+        finally:
+            self._running -= len(batch)
+            place.release()
 
     async def _gather(self) -> list[_Waiting]:
         """Wait for a batch; empty when the batcher is closed and nothing waits."""

@@ -110,7 +110,7 @@ class Metrics:
 
     def serves(self, predictor: Predictor, requested_device: str) -> None:
         """Show a bundle, where it runs and its queue."""
-        manifest, runtime = predictor.bundle.manifest, predictor.thread.runtime
+        manifest, runtime = predictor.bundle.manifest, predictor.threads.runtime
         self._model.labels(
             manifest.name,
             manifest.version,

@@ -61,28 +61,39 @@ class Pools:
         self.encode.shutdown()
 
 
-class RuntimeThread:
-    """The one thread that calls a runtime, one batch at a time."""
+class RuntimeThreads:
+    """The threads that call a runtime, each with one batch at a time.
 
-    def __init__(self, open_runtime: Callable[[], Runtime], name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"runtime-{name}")
+    Args:
+        open_runtime: called on one of them.
+        name: of its bundle.
+        threads: how many; more than one only for a runtime that may be called by several at once.
+    """
+
+    def __init__(self, open_runtime: Callable[[], Runtime], name: str, threads: int = 1) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"runtime-{name}")
+        self._running: set[object] = set()
+        self._given_up: set[object] = set()
         try:
-            self.runtime = self._thread.submit(open_runtime).result()
+            self.runtime = self._threads.submit(open_runtime).result()
         except BaseException:
-            self._thread.shutdown()
+            self._threads.shutdown()
             raise
-        self.hangs = False
+
+    @property
+    def hangs(self) -> bool:
         """Whether a run was given up on and has not ended since."""
+        return not self._given_up.isdisjoint(self._running)
 
     async def infer(self, rgb: Rgb, aux: Aux) -> Rows:
         """Answer a batch: (B, H, W, 3) and (B, H, W, 1) in, a row for each pair out."""
         if self.hangs:
             raise RuntimeFailure("an earlier run has not ended")
-        loop = asyncio.get_running_loop()
+        loop, run = asyncio.get_running_loop(), object()
         try:
-            return await loop.run_in_executor(self._thread, self._run, rgb, aux)
+            return await loop.run_in_executor(self._threads, self._run, rgb, aux, run)
         except asyncio.CancelledError:
-            self.hangs = True
+            self._given_up = {run, *self._given_up} & self._running
             raise
 
     def run(self, rgb: Rgb, aux: Aux, *, timeout_s: float | None = None) -> Rows:
@@ -91,15 +102,15 @@ class RuntimeThread:
         Raises:
             RuntimeFailure: the run failed, or did not end in time.
         """
-        return self._result(self._thread.submit(self._run, rgb, aux), timeout_s)
+        return self._result(self._threads.submit(self._run, rgb, aux, object()), timeout_s)
 
     def close(self) -> None:
         """Finish what was submitted, then free the runtime; leave a runtime that hangs."""
         try:
             if not self.hangs:
-                self._result(self._thread.submit(self.runtime.close), _CLOSE_S)
+                self._result(self._threads.submit(self.runtime.close), _CLOSE_S)
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _result(self, future: Future[T], timeout_s: float | None) -> T:
         try:
@@ -108,11 +119,12 @@ class RuntimeThread:
             future.cancel()
             raise RuntimeFailure(f"no end after {timeout_s:g} s") from error
 
-    def _run(self, rgb: Rgb, aux: Aux) -> Rows:
+    def _run(self, rgb: Rgb, aux: Aux, run: object) -> Rows:
+        self._running.add(run)
         try:
             output = self.runtime.run(rgb, aux)
         finally:
-            self.hangs = False
+            self._running.discard(run)
         if not np.isfinite(output).all():
             raise RuntimeFailure("the network answered values that are not finite")
         return output
@@ -126,14 +138,14 @@ class Predictor:
     def __init__(
         self,
         bundle: Bundle,
-        thread: RuntimeThread,
+        threads: RuntimeThreads,
         batcher: Batcher,
         pools: Pools,
         limits: Limits,
         max_request_pixels: int,
     ) -> None:
         self.bundle = bundle
-        self.thread = thread
+        self.threads = threads
         self.batcher = batcher
         self.canary_max_error = 0.0
         """Error of the last `check_canary`."""
@@ -165,7 +177,7 @@ class Predictor:
 
     def fell_back(self, device: str) -> bool:
         """Whether the network runs elsewhere than on the `device` that was asked for."""
-        return not self.thread.runtime.device.startswith(device)
+        return not self.threads.runtime.device.startswith(device)
 
     async def _in_decode_thread(self, prepare: Callable[[], T], times: StageTimes) -> T:
         """Decode and prepare pictures where that is done, once a thread is free.
@@ -259,7 +271,7 @@ class Predictor:
         turns = np.arange(size) % len(rgb)
         rgb, aux, expected = rgb[turns], aux[turns], expected[turns]
         self.faulty = True  # until proven otherwise
-        output = self.thread.run(rgb, aux, timeout_s=timeout_s)
+        output = self.threads.run(rgb, aux, timeout_s=timeout_s)
         if output.shape != expected.shape:
             raise RuntimeFailure(
                 f"{self.bundle.path}: the canary answers {output.shape}, expected {expected.shape}"

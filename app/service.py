@@ -14,7 +14,7 @@ from app.errors import NotReady, UnknownModel
 from app.images import Limits
 from app.keys import ApiKeys, KeyFileError
 from app.metrics import Metrics
-from app.predictor import Pools, Predictor, RuntimeThread
+from app.predictor import Pools, Predictor, RuntimeThreads
 from app.reid import MAX_PAIRS, ReIDPredictor
 from app.saliency import SaliencyPredictor
 from app.settings import Settings
@@ -223,7 +223,7 @@ class Service:
                 self._log.info("canary passed", model=name)
                 del self._judging[name]
                 return
-            if predictor.thread.hangs:
+            if predictor.threads.hangs:
                 break
         self.failure = RuntimeFailure(self.phase)
         self.faulty = self.draining = True
@@ -237,7 +237,7 @@ class Service:
         for name, predictor in self._predictors.items():
             await predictor.batcher.close()
             try:
-                await asyncio.to_thread(predictor.thread.close)
+                await asyncio.to_thread(predictor.threads.close)
             except RuntimeFailure as error:
                 self._log.error("runtime does not close", model=name, error=str(error))
         await asyncio.to_thread(self._pools.close)
@@ -263,11 +263,13 @@ class Service:
     def _load(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
         self.phase = f"loading {manifest.name}"
-        thread = RuntimeThread(lambda: self._make_runtime(bundle, self.settings), manifest.name)
-        kind = _PREDICTORS[manifest.task]
         settings = self.settings
+        threads = RuntimeThreads(
+            lambda: self._make_runtime(bundle, settings), manifest.name, settings.parallel_runs
+        )
+        kind = _PREDICTORS[manifest.task]
         batcher = Batcher(
-            thread.infer,
+            threads.infer,
             BatchLimits(
                 max_batch=settings.max_batch,
                 max_queue_delay_s=settings.max_queue_delay_ms / 1000,
@@ -275,11 +277,12 @@ class Service:
                 max_queue=max(settings.max_queue, MAX_PAIRS),
                 max_queue_bytes=settings.max_queue_bytes + settings.max_upload_bytes,
                 max_run_s=settings.max_run_s,
+                max_runs=settings.parallel_runs,
             ),
             _Watch(self, manifest.name),
         )
         predictor = kind(
-            bundle, thread, batcher, self._pools, self._limits, settings.max_request_pixels
+            bundle, threads, batcher, self._pools, self._limits, settings.max_request_pixels
         )
         self._predictors[manifest.name] = predictor
         self.phase = f"warming up {manifest.name}"
@@ -290,8 +293,8 @@ class Service:
             "bundle loaded",
             model=manifest.model_id,
             task=manifest.task,
-            runtime=thread.runtime.name,
-            device=thread.runtime.device,
+            runtime=threads.runtime.name,
+            device=threads.runtime.device,
             requested_device=self.settings.device,
             canary_max_error=predictor.canary_max_error,
         )

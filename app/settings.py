@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     """Most that ONNX Runtime takes of a GPU for each bundle, in bytes; no limit if unset."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads within one operator on a CPU; the runtime chooses if unset."""
+    parallel_runs: int = Field(default=1, ge=1, le=64)
+    """Batches of one network that run at once on a CPU, each on `threads` threads. With as many
+    as there are cores, and `threads=1`, more is answered in a second, and a lone pair later."""
     decode_threads: int = Field(default=2, ge=1, le=256)
     """Threads that decode and prepare pictures, and as many again that write answers; so many
     pictures are decoded at once, the rest wait as they were sent."""
@@ -88,9 +91,11 @@ class Settings(BaseSettings):
     """Whether `/` answers the demo page."""
 
     @model_validator(mode="after")
-    def _tensorrt_needs_a_gpu(self) -> Self:
+    def _device_fits(self) -> Self:
         if self.runtime == "tensorrt" and self.device != "cuda":
             raise ValueError(f"runtime=tensorrt needs device=cuda, got {self.device}")
+        if self.parallel_runs > 1 and self.device != "cpu":
+            raise ValueError(f"parallel_runs={self.parallel_runs} needs device=cpu")
         return self
 
     def default_models(self) -> list[str]:

@@ -93,8 +93,8 @@ async def _try_out(settings: Settings) -> list[dict[str, Any]]:
             {
                 "model_id": predictor.bundle.manifest.model_id,
                 "task": predictor.bundle.manifest.task,
-                "runtime": predictor.thread.runtime.name,
-                "device": predictor.thread.runtime.device,
+                "runtime": predictor.threads.runtime.name,
+                "device": predictor.threads.runtime.device,
                 "requested_device": settings.device,
                 "canary_max_error": predictor.canary_max_error,
             }

@@ -33,7 +33,7 @@ async def model(request: Request, name: str) -> ModelReport:
 
 
 def _report(service: Service, predictor: Predictor) -> ModelReport:
-    manifest, runtime = predictor.bundle.manifest, predictor.thread.runtime
+    manifest, runtime = predictor.bundle.manifest, predictor.threads.runtime
     return ModelReport(
         name=manifest.name,
         model_id=manifest.model_id,

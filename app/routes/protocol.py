@@ -73,7 +73,7 @@ async def model(request: Request, name: str, version: str | None = None) -> Mode
     return ModelMetadata(
         name=manifest.name,
         versions=[manifest.version],
-        platform=predictor.thread.runtime.name,
+        platform=predictor.threads.runtime.name,
         inputs=protocol.inputs(manifest),
         outputs=protocol.outputs(manifest),
     )

@@ -41,7 +41,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each measurement.")] = 15,
     rounds: Annotated[int, typer.Option(help="Of all in turn.")] = 3,
     threads: Annotated[int, typer.Option(help="Of each network.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes of the others; ours is one.")] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes of the others; batches that ours runs at once.")
+    ] = 1,
     data: Data = DATA,
 ) -> None:
     """Send the same pairs by the same client to each server in turn, and tabulate.
@@ -50,7 +52,7 @@ def main(
     all processes of a server, still holds.
     """
     requests = [form(PATH, files) for files in read_pairs(data)]
-    ours = PATIENT | {"threads": threads * workers}
+    ours = PATIENT | {"threads": threads, "parallel_runs": workers}
     servers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
         "ours": lambda: serving(bundle, ours)
     }

@@ -100,6 +100,35 @@ async def test_each_caller_gets_its_own_row_and_batches_are_filled() -> None:
 
 
 @on_fake_clock
+async def test_as_many_batches_run_at_once_as_are_allowed() -> None:
+    runtime = FakeRuntime(seconds=1)
+    batcher = Batcher(runtime, BatchLimits(max_batch=2, max_runs=2))
+
+    answers = [ask(batcher, level) for level in range(6)]
+    await asyncio.sleep(0.5)
+
+    assert runtime.batches == [[0, 1], [2, 3]]
+    assert batcher.depth == 6
+    await asyncio.gather(*answers)
+    assert now() == pytest.approx(2.0)
+    assert batcher.depth == 0
+
+
+@on_fake_clock
+async def test_a_batch_that_fails_leaves_its_place() -> None:
+    runtime = FakeRuntime()
+    runtime.error = lambda size: RuntimeError("no") if size == 2 else None
+    batcher = Batcher(runtime, BatchLimits(max_batch=2, max_runs=2))
+
+    answers = await asyncio.gather(
+        *(ask(batcher, level) for level in range(5)), return_exceptions=True
+    )
+
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [True] * 4 + [False]
+    await batcher.close()
+
+
+@on_fake_clock
 async def test_a_lone_pair_waits_no_longer_than_the_delay() -> None:
     batcher = Batcher(FakeRuntime(), BatchLimits(max_batch=4, max_queue_delay_s=0.05))
 
