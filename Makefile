@@ -3,7 +3,7 @@ PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
 
-.PHONY: serve test test-browser test-gpu test-docker lint check lock examples clean
+.PHONY: serve test test-browser test-gpu test-docker lint check lock examples docs clean
 
 serve: $(SERVE)/.locked  ## serve the bundles in bundles/ on http://127.0.0.1:8000; installs no torch
 	$(SERVE)/bin/python -m app serve
@@ -45,6 +45,9 @@ examples: $(SERVE)/.locked  ## render the example pairs again, and draw docs/exa
 	$(SERVE)/bin/python -m examples.make_vehicles
 	$(SERVE)/bin/python -m examples.draw_answers
 	cp examples/*_rgb.jpg examples/*_depth.png examples/*_nir.png app/web/examples/
+
+docs: $(SERVE)/.locked  ## write docs/api.md anew
+	$(SERVE)/bin/python -m app openapi --markdown >docs/api.md
 
 $(DEV)/.browser: $(DEV)/.locked locks/browser.txt
 	$(DEV)/bin/python -m pip install --quiet --require-hashes -r locks/browser.txt

@@ -1,7 +1,8 @@
-"""Command line: serve, predict, models, check."""
+"""Command line: serve, predict, models, check, openapi."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from typing import Annotated
@@ -9,10 +10,11 @@ from typing import Annotated
 import structlog
 import typer
 
-from app import keys, server
+from app import keys, reference, server
 from app.commands import models, predict
 from app.commands.check import check
 from app.commands.start import read_settings, stop
+from app.main import create_app
 from app.settings import unknown_variables
 from app.telemetry import configure_logging
 
@@ -43,6 +45,17 @@ def serve(
         failure = server.serve(settings, listener, log_config)
     if failure is not None:
         raise stop(f"start-up failed: {failure}")
+
+
+@cli.command()
+def openapi(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As docs/api.md instead of JSON.")
+    ] = False,
+) -> None:
+    """Print the description of the API, that of /metrics included; needs no bundle."""
+    described = create_app(read_settings(metrics=True)).openapi()
+    typer.echo(reference.markdown(described) if markdown else json.dumps(described), nl=False)
 
 
 @cli.command()

@@ -321,11 +321,15 @@ def _check_pair(
     )
     if rgb == aux[::-1]:
         sizes += "; one of them lacks the EXIF orientation of the other"
-    if not resize:
-        raise PairMismatch(f"{sizes}; resize=true takes any equal aspect ratio", aux_place)
+    tolerance = f"{100 * ASPECT_TOLERANCE:.0f} %"
     if abs(rgb[0] * aux[1] / (rgb[1] * aux[0]) - 1) > ASPECT_TOLERANCE:
         raise PairMismatch(
-            f"{sizes}; their aspect ratios differ by more than {ASPECT_TOLERANCE:.0%}", aux_place
+            f"{sizes}; their aspect ratios differ by more than {tolerance}", aux_place
+        )
+    if not resize:
+        raise PairMismatch(
+            f"{sizes}; resize=true takes them, as their aspect ratios agree within {tolerance}",
+            aux_place,
         )
 
 

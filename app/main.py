@@ -12,7 +12,7 @@ from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from app import problems
+from app import problems, reference
 from app.middleware import AdmissionGate, BodyLimit, Guard, RequestFrame
 from app.routes import health, metrics, models, page, protocol, reid, saliency
 from app.service import MakeRuntime, Service, make_runtime
@@ -55,6 +55,7 @@ def create_app(
 
     app = _DescribedApp(
         title=TITLE,
+        description=reference.ABOUT,
         version=VERSION,
         summary="Saliency maps of pictures with depth, embeddings of crops with near-infrared.",
         lifespan=lifespan,
@@ -69,7 +70,8 @@ def create_app(
             Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
             Middleware(AdmissionGate, service=service),
         ],
-        form_limits={"max_files": 2, "max_fields": 8},
+        # More than any form takes, so that most of what is too much is refused by its field.
+        form_limits={"max_files": 8, "max_fields": 8},
     )
     app.state.service = service
     problems.install(app)

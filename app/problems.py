@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,10 +52,15 @@ def render(error: Exception, scope: Scope) -> Response:
             headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, RequestValidationError):
         status, code, title = 422, "invalid_request", "Invalid request"
-        detail, field, index = _explain(error.errors())
+        errors = error.errors()
+        detail, field, index = _explain(errors)
+        if errors[0]["loc"][0] == "body":
+            detail = _unlike_a_form(scope) or detail
     elif isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
         code, title = _FRAMEWORK_CODES.get(status, ("http_error", "HTTP error"))
+        if status == HTTPStatus.BAD_REQUEST and (form := _form(scope)):
+            detail = f"{detail.removesuffix('.')}; expected {form}"
         headers.update(error.headers or {})
     else:
         status, code, title = 500, "internal_error", "Internal error"
@@ -102,6 +108,25 @@ async def _handle(request: Request, error: Exception) -> Response:
         structlog.get_logger().error("cannot keep an upload", error=cause, request_id=request_id)
         error = StorageFailed("there is no room for an upload of this size; try a smaller one")
     return render(error, request.scope)
+
+
+def _form(scope: Scope) -> str | None:
+    """The form that the route takes, in words; none if it takes none, or there is no route."""
+    route = scope.get("route")
+    fields = [field.alias for field in route.dependant.body_params] if route else []
+    if not fields:
+        return None
+    *most, last = fields
+    return f"multipart/form-data with the files {', '.join(most)} and {last}"
+
+
+def _unlike_a_form(scope: Scope) -> str | None:
+    """What is wrong where fields are missing because the body is no form at all."""
+    form = _form(scope)
+    kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+    if form is None or kind == "multipart/form-data":
+        return None
+    return f"the body is {kind or 'of no stated type'}; expected {form}"
 
 
 def _explain(errors: Sequence[Any]) -> tuple[str, str | None, int | None]:

@@ -5,11 +5,15 @@ Run from the repository's root: `python -m examples.draw_answers`.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from app.answers import encode
+from app.images import upscale
+from app.schemas import SaliencyOptions
 from model.bundle import open_bundle
 from model.preprocessing import DepthConvention, prepare_depth, prepare_rgb
 from model.runtimes.onnx_runtime import OnnxRuntime
@@ -20,12 +24,13 @@ CONVENTIONS: dict[str, DepthConvention] = {
     "cone": "near_dark",
     "mug": "metric",
 }
+THRESHOLD = SaliencyOptions().threshold
 TILE = (320, 240)
 """Width and height of one picture, in pixels."""
 
 
 def main() -> None:
-    """One row per pair: colour, depth as sent, saliency, the object on white."""
+    """One row per pair: colour, depth as sent, `output=map`, and `output=cutout` on white."""
     bundle = open_bundle(Path("bundles/saliency-compact"))
     runtime = OnnxRuntime(bundle.model_path)
     rows = []
@@ -37,9 +42,11 @@ def main() -> None:
             prepare_rgb(rgb, size)[None], prepare_depth(depth, convention, size)[None]
         )
         shown = Image.fromarray(np.round(255.0 * depth / depth.max()).astype(np.uint8))
-        saliency = Image.fromarray(np.round(255 * answer).astype(np.uint8)).resize(rgb.size)
-        cutout = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), saliency)
-        tiles = [picture.convert("RGB").resize(TILE) for picture in (rgb, shown, saliency, cutout)]
+        saliency = upscale(answer, rgb.size)
+        files = (encode(output, saliency, rgb, THRESHOLD) for output in ("map", "cutout"))
+        grey, cutout = (Image.open(io.BytesIO(file)) for file in files)
+        on_white = Image.alpha_composite(Image.new("RGBA", rgb.size, "white"), cutout)
+        tiles = [picture.convert("RGB").resize(TILE) for picture in (rgb, shown, grey, on_white)]
         rows.append(np.hstack([np.asarray(tile) for tile in tiles]))
     Path("docs").mkdir(exist_ok=True)
     Image.fromarray(np.vstack(rows)).save("docs/examples.png", optimize=True)

@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.settings import Settings
 from training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -187,22 +186,42 @@ def test_each_command_over_folders_works_as_pasted(tmp_path: Path) -> None:
     assert "good on onnxruntime" in outputs[2]
 
 
-def test_every_setting_and_its_default_is_listed() -> None:
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
-        cell = "" if default in (None, "") else f"`{shown}`"
-        assert f"| `MUTUALFORMER_{name.upper()}` | {cell} |".replace("|  |", "| |") in README
+@pytest.mark.parametrize(
+    ("bundle", "keys", "rows"),
+    [
+        (
+            "saliency-compact",
+            ("s_measure", "max_f", "max_e", "mae"),
+            {
+                "DUT-RGBD | 3": "dut_rgbd",
+                "NJU2K | 5": "nju2k",
+                "RGBD135 | 2": "rgbd135",
+                "all ten | 10": "all",
+                "all ten, no depth | 10": "all, no depth",
+                "all ten, no colour | 10": "all, no colour",
+            },
+        ),
+        (
+            "reid-compact",
+            ("mean_ap", "rank1", "rank5"),
+            {
+                "both pictures": "val, simulated NIR",
+                "dark colour": "val, dark RGB, simulated NIR",
+                "no near-infrared": "val, no NIR, simulated NIR",
+                "no colour": "val, no RGB, simulated NIR",
+            },
+        ),
+    ],
+)
+def test_the_results_are_those_of_the_bundle_that_ships(
+    bundle: str, keys: tuple[str, ...], rows: dict[str, str]
+) -> None:
+    manifest = json.loads((ROOT / "bundles" / bundle / "manifest.json").read_text())
 
-
-def test_every_file_that_is_linked_or_named_exists() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    recipes = re.findall(r"training/recipes/[\w-]+\.yaml", README)
-
-    assert links
-    assert recipes
-    for path in {*links, *recipes}:
-        assert (ROOT / path).exists(), path
+    for label, row in rows.items():
+        cells = (f"{manifest['metrics'][row][key]:.3f}".removeprefix("0") for key in keys)
+        assert f"| {label} | {' | '.join(cells)} |" in README
+    assert f"`{bundle}` {manifest['version']} (" in README
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "recipes").glob("*.yaml")))

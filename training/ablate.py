@@ -22,7 +22,7 @@ import yaml
 
 from model.config import Task
 from training.loop import fit
-from training.recipe import Recipe, ReIDRecipe, SaliencyRecipe
+from training.recipe import Recipe, ReIDRecipe, SaliencyRecipe, differences
 from training.reid import ReIDTask
 from training.report import plots
 from training.saliency import SaliencyTask
@@ -114,8 +114,10 @@ def _finished(run: Path, recipe: SaliencyRecipe | ReIDRecipe) -> dict[str, float
     last = json.loads(lines[-1]) if lines else {"step": 0}
     if last["step"] == recipe.steps:
         written = yaml.safe_load((run / "recipe.yaml").read_text())
-        if written != recipe.to_dict():
-            raise ValueError(f"{run} holds a run of another recipe; choose another folder")
+        if changes := differences(written, recipe.to_dict()):
+            raise ValueError(
+                f"{run} holds a run of another recipe; choose another folder: {'; '.join(changes)}"
+            )
     else:
         task = ReIDTask(recipe) if isinstance(recipe, ReIDRecipe) else SaliencyTask(recipe)
         last = fit(task, recipe, run, resume=(run / "state.pt").is_file())

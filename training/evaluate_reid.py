@@ -11,12 +11,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from model.runtimes.base import Runtime
 from training.data.reid_augment import night
 from training.data.reid_samples import prepare_pair, with_labels
-from training.data.reid_sets import Crop, Trial, counts
+from training.data.reid_sets import Crop, Trial, counts, refuse_swapped
 from training.metrics import Embedded, Found, reid_scores, search
 
 Condition = Literal["clean", "dark RGB", "no NIR", "no RGB"]
@@ -32,6 +32,10 @@ TILE = 96
 ROWS = 40
 """Queries in the figure sheet: wrong answers first."""
 TOP = 10
+RIGHT, WRONG = (0, 150, 0), (220, 0, 0)
+"""Colours of a match's frame."""
+LEGEND = 36
+"""Height of the legend above the rows, in pixels."""
 
 
 def evaluate_reid(
@@ -60,7 +64,11 @@ def evaluate_reid(
 
     Returns:
         Scores by row; a row's name says if near-infrared is simulated.
+
+    Raises:
+        ValueError: a crop cannot be read, or the modalities look swapped.
     """
+    refuse_swapped(trial.query)
     out.mkdir(parents=True, exist_ok=True)
     note = ", simulated NIR" if trial.simulated else ""
     query, gallery = _embed_trial(runtime, trial, size, "clean")
@@ -147,17 +155,39 @@ def _kept(answers: Iterator[Found], tops: list[Found]) -> Iterator[Found]:
 
 
 def _sheet(trial: Trial, answers: Sequence[Found]) -> NDArray[np.uint8]:
-    """A row for a query: colour over near-infrared, then its first ten, green right, red wrong."""
+    """A legend, then a row for each query: itself and its first ten, green right, red wrong."""
     wrong_first = sorted(range(len(answers)), key=lambda i: bool(answers[i].right[:1].any()))
     rows = []
     for index in wrong_first[:ROWS]:
         answer = answers[index]
         tiles = [_tile(trial.query[index], (255, 255, 255))]
         for other, right in zip(answer.order, answer.right, strict=True):
-            tiles.append(_tile(trial.gallery[other], (0, 170, 0) if right else (220, 0, 0)))
+            tiles.append(_tile(trial.gallery[other], RIGHT if right else WRONG))
         tiles += [np.full_like(tiles[0], 255)] * (1 + TOP - len(tiles))
         rows.append(np.hstack(tiles))
-    return np.vstack(rows)
+    return np.vstack((_legend(rows[0].shape[1]), *rows))
+
+
+def _legend(width: int) -> NDArray[np.uint8]:
+    """What the columns, the two pictures of a cell and the frames mean, as lines of text."""
+    legend = Image.new("RGB", (width, LEGEND), "white")
+    draw = ImageDraw.Draw(legend)
+    for column in range(1 + TOP):
+        text = f"match {column}" if column else "query"
+        draw.text((width // (1 + TOP) * column + 4, LEGEND - 16), text, fill="black")
+    x = 4.0
+    for text, frame in (
+        ("each cell: colour over near-infrared; the most similar first;", None),
+        ("same identity,", RIGHT),
+        ("another;", WRONG),
+        (f"queries whose first match is wrong come first, at most {ROWS}", None),
+    ):
+        if frame:
+            draw.rectangle((x, 5, x + 10, 15), outline=frame, width=3)
+            x += 16
+        draw.text((x, 3), text, fill="black")
+        x += draw.textlength(f"{text}  ")
+    return np.asarray(legend)
 
 
 def _tile(crop: Crop, colour: tuple[int, int, int]) -> NDArray[np.uint8]:

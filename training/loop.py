@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -40,7 +40,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from model.checkpoint import source_commit
-from training.recipe import Recipe
+from training.recipe import Recipe, differences
 from training.task import Task
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
     Args:
         task: what to train.
         recipe: how.
-        run: folder of this run.
+        run: folder of this run, which all nodes see.
         resume: continue from `state.pt`; without it, a folder that holds a state is refused.
 
     Returns:
@@ -103,8 +103,10 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
         ValueError: the folder and `resume` do not fit each other, or the recipe changed.
         FloatingPointError: the loss is not finite.
     """
-    devices = "auto" if torch.cuda.is_available() else recipe.processes
-    fabric = Fabric(accelerator="auto", devices=devices, precision=recipe.precision)
+    devices, nodes = _devices(recipe)
+    fabric = Fabric(
+        accelerator="auto", devices=devices, num_nodes=nodes, precision=recipe.precision
+    )
     fabric.launch()
     state_file = run / "state.pt"
     if fabric.is_global_zero:
@@ -222,6 +224,14 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
     return {**metrics, **timing.report()}
 
 
+def _devices(recipe: Recipe) -> tuple[int | Literal["auto"], int]:
+    """Devices of a node, and nodes: what torchrun says, where it started this process."""
+    if torch.distributed.is_torchelastic_launched():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    return "auto" if torch.cuda.is_available() else recipe.processes, 1
+
+
 def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run's folder, or check that it is the one to resume."""
     run.mkdir(parents=True, exist_ok=True)
@@ -229,8 +239,12 @@ def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:
     if resume:
         if not state_file.is_file():
             raise ValueError(f"nothing to resume: {state_file} does not exist")
-        if yaml.safe_load(recipe_file.read_text()) != recipe.to_dict():
-            raise ValueError(f"the recipe differs from {recipe_file}, which this run started with")
+        started = yaml.safe_load(recipe_file.read_text())
+        if changes := differences(started, recipe.to_dict()):
+            raise ValueError(
+                f"the recipe differs from {recipe_file}, which this run started with: "
+                + "; ".join(changes)
+            )
     elif state_file.exists():
         raise ValueError(f"{run} holds a run already: resume it, or choose another folder")
     else:

@@ -39,6 +39,9 @@ class DataRecipe:
     """Validation triples (`triples` only); none: 5 % of the training triples, by a hash."""
     depth_convention: Convention = "auto"
     """How `triples` write depth; `auto`: found out for each set, and logged with its evidence."""
+    cache: Path | None = None
+    """Folder that keeps decoded training triples for later epochs and runs, at 8 bytes a pixel
+    (`triples` only); none: they are decoded every time."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Recipe:
     accumulate: int = 1
     """Forward passes per step; their gradients are averaged."""
     processes: int = 1
-    """On a CPU, how many train together, each on its share of the cores; GPUs are all used."""
+    """On a CPU, how many train together, each on its share of the cores; GPUs are all used. Under
+    torchrun it says how many, on each of its nodes."""
     steps: int = 3000
     """Updates in all."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -236,6 +240,21 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
             raise ValueError(f"{section} is no section, so it has no {path}")
         result[section] = changed(inner, {rest: value})
     return result
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], section: str = "") -> list[str]:
+    """Each key that two recipes, as `to_dict` answers them, do not share, with both values."""
+    found = []
+    for key in dict.fromkeys((*before, *now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{section}{key}.")
+        elif old != new or (key in before) != (key in now):
+            old, new = (
+                repr(values[key]) if key in values else "absent" for values in (before, now)
+            )
+            found.append(f"{section}{key} was {old}, is now {new}")
+    return found
 
 
 def _known(kind: type, values: dict[str, Any], section: str = "") -> dict[str, Any]:

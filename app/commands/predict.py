@@ -51,7 +51,12 @@ Out = Annotated[
     Path, typer.Option(help="Folder of the answers; for one pair of files also a file.")
 ]
 Model = Annotated[str | None, typer.Option(help="Name of a bundle.")]
-Resize = Annotated[bool, typer.Option("--resize", help="Take pairs that differ in size alone.")]
+Resize = Annotated[
+    bool,
+    typer.Option(
+        "--resize", help="Take pairs of two sizes, if their aspect ratios agree within 2 %."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make finished answers again.")]
 
 

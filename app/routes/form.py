@@ -15,13 +15,21 @@ _MAX_WARNINGS = 8
 """In the header; JSON answers have all of them."""
 
 
-async def check_fields(request: Request, known: set[str]) -> None:
-    """Refuse a field that would be ignored; `BadRequest` names it."""
-    unknown = sorted(set(await request.form()) - known)
+async def check_fields(request: Request, known: set[str], *, several: bool = False) -> None:
+    """Refuse what would be ignored; `BadRequest` names the field.
+
+    Each of the `known` fields may hold one file, or `several`.
+    """
+    form = await request.form()
+    unknown = sorted(set(form) - known)
     if unknown:
         raise BadRequest(
             f"form field {unknown[0]!r} is unknown; options go into the query", field=unknown[0]
         )
+    counts = {} if several else {name: len(form.getlist(name)) for name in sorted(known)}
+    for name, count in counts.items():
+        if count > 1:
+            raise BadRequest(f"{count} files in form field {name!r}, which takes one", field=name)
 
 
 def hold_room(request: Request, predictor: Predictor, pairs: int) -> None:

@@ -13,7 +13,7 @@ from app.routes.form import check_fields, hold_room, respond
 from app.schemas import EmbeddingOptions, EmbeddingReport, SimilarityOptions, SimilarityReport
 from app.service import Service
 
-# Twice what is taken, so that the refusal of too many comes from here and names the field.
+# Twice what is taken, so that the refusal of too many names the field.
 router = APIRouter(tags=["re-identification"], form_limits={"max_files": 4 * MAX_PAIRS})
 
 _RGB = "JPEG, PNG, WebP, BMP or TIFF; {} crops, one file each."
@@ -50,7 +50,7 @@ async def embeddings(
 
     An embedding does not depend on the pairs beside it.
     """
-    await check_fields(request, {"rgb", "nir"})
+    await check_fields(request, {"rgb", "nir"}, several=True)
     _check_number(len(rgb), "rgb", "pairs")
     predictor = _predictor(request, options.model, options.expect_model, len(rgb))
     pairs = pair_up(await _read(rgb), await _read(nir), ("rgb", "nir"))
@@ -68,7 +68,8 @@ async def similarity(
     options: Annotated[SimilarityOptions, Query()],
 ) -> Response:
     """Rank gallery pairs by their cosine with each query pair; at most 64 pairs in all."""
-    await check_fields(request, {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"})
+    fields = {"query_rgb", "query_nir", "gallery_rgb", "gallery_nir"}
+    await check_fields(request, fields, several=True)
     number = len(query_rgb) + len(gallery_rgb)
     _check_number(number, "gallery_rgb", "pairs, queries and gallery together")
     predictor = _predictor(request, options.model, options.expect_model, number)

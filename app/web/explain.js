@@ -125,7 +125,7 @@ function said({ code, detail }) {
   const plain = detail
     .replace(/\b\d{4,}(?= bytes)/, (count) => bytes(Number(count)))
     .replace(/(?<=[kM]B) bytes/, "")
-    .replace(/; resize=true takes any equal aspect ratio/, "")
+    .replace(/; resize=true takes them.*/, "")
     .replace(/\b(query_|gallery_)?(rgb|depth|nir)(\[\d+\])?(?= (is|and|\d)|: )/g, (all, _, field, at) =>
       at ? `${FIELDS[field]} of pair ${Number(at.slice(1, -1)) + 1}` : FIELDS[field],
     );

@@ -153,12 +153,43 @@ async def test_an_option_in_the_form_is_refused_rather_than_ignored(client: Asyn
 
 
 @pytest.mark.anyio
-async def test_a_field_sent_twice_is_refused(client: AsyncClient) -> None:
-    files = [*pair().items(), ("depth", pair()["depth"])]
+@pytest.mark.parametrize("field", ["rgb", "depth"])
+async def test_a_field_sent_twice_is_named(client: AsyncClient, field: str) -> None:
+    files = [*pair().items(), (field, pair()[field])]
 
     answer = await client.post(URL, files=files)
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert "2 files" in answer.json()["detail"]
+
+
+@pytest.mark.anyio
+async def test_many_more_files_than_fields_are_told_the_fields(client: AsyncClient) -> None:
+    answer = await client.post(URL, files=[("rgb", pair()["rgb"])] * 9)
+
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (400, "malformed_request")
+    assert "Too many files" in problem["detail"]
+    assert "multipart/form-data with the files rgb and depth" in problem["detail"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/x-www-form-urlencoded", None])
+async def test_a_body_that_is_no_form_is_told_what_to_send(
+    client: AsyncClient, kind: str | None
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+
+    answer = await client.post(URL, content=encoded(noise(), "JPEG"), headers=headers)
+
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["field"]) == (
+        422,
+        "invalid_request",
+        "rgb",
+    )
+    assert (kind or "no stated type") in problem["detail"]
+    assert "multipart/form-data with the files rgb and depth" in problem["detail"]
 
 
 @pytest.mark.anyio
@@ -208,6 +239,7 @@ async def test_pictures_of_different_shape_are_no_pair(client: AsyncClient, resi
     )
     assert "64 x 64" in problem["detail"]
     assert "80 x 64" in problem["detail"]
+    assert "resize=true" not in problem["detail"]  # it would not help
 
 
 @pytest.mark.anyio
@@ -215,6 +247,7 @@ async def test_another_size_needs_resize(client: AsyncClient) -> None:
     answer = await client.post(URL, files=pair(encoded(noise(64, 64)), encoded(ramp(32, 32))))
 
     assert (answer.status_code, answer.json()["code"]) == (422, "pair_mismatch")
+    assert "resize=true" in answer.json()["detail"]
 
 
 @pytest.mark.anyio

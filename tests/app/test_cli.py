@@ -223,3 +223,16 @@ def test_a_port_in_use_is_the_one_thing_said(
 
     assert result.exit_code == 1
     assert "cannot listen on 127.0.0.1" in result.output
+
+
+def test_the_api_is_described_without_a_bundle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MUTUALFORMER_BUNDLES", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("MUTUALFORMER_METRICS", "false")
+
+    as_json = CliRunner().invoke(cli, ["openapi"])
+    as_markdown = CliRunner().invoke(cli, ["openapi", "--markdown"])
+
+    assert {"/v1/saliency", "/metrics"} <= set(json.loads(as_json.output)["paths"])
+    assert "### POST /v1/saliency\n" in as_markdown.output

@@ -221,7 +221,7 @@ async def test_an_option_in_the_form_is_refused_rather_than_ignored(client: Asyn
 
 
 async def test_the_saliency_form_takes_no_more_files_than_before(client: AsyncClient) -> None:
-    files = crop_form(range(2))
+    files = crop_form(range(5))
 
     answer = await client.post("/v1/saliency", files=files)
 

@@ -21,7 +21,16 @@ from tests.training.crops import TEST, WRITERS
 from training.__main__ import app
 from training.data.reid_sets import Layout, find_trial
 from training.evaluate import open_model
-from training.evaluate_reid import describe, evaluate_reid, reid_table
+from training.evaluate_reid import (
+    LEGEND,
+    RIGHT,
+    ROWS,
+    TILE,
+    WRONG,
+    describe,
+    evaluate_reid,
+    reid_table,
+)
 from training.loop import fit
 from training.losses import BatchHardTriplet, reid_loss
 from training.recipe import ReIDDataRecipe, ReIDRecipe
@@ -275,6 +284,19 @@ class TileRuntime:
         return result
 
     def close(self) -> None: ...
+
+
+def test_the_sheet_has_a_row_for_each_query_below_a_legend_of_its_frames(tmp_path: Path) -> None:
+    WRITERS["rgbnt201"](tmp_path / "data")
+    trial = find_trial(tmp_path / "data", "rgbnt201")
+
+    evaluate_reid(TileRuntime(), trial, "test", (64, 32), tmp_path / "out")
+
+    with Image.open(tmp_path / "out" / "test.png") as sheet:
+        legend = sheet.crop((0, 0, sheet.width, LEGEND))
+        rows, rest = divmod(sheet.height - LEGEND, 2 * TILE + 6)
+    assert (rows, rest) == (min(ROWS, len(trial.query)), 0)
+    assert {RIGHT, WRONG} <= {colour for _, colour in legend.getcolors(2**16) or ()}
 
 
 def test_conditions_take_away_what_they_say(tmp_path: Path) -> None:
