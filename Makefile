@@ -14,8 +14,8 @@ test: $(DEV)/.locked  ## the default tests: no network, no GPU
 test-browser: $(DEV)/.browser  ## the demo page in chromium (Debian: apt install chromium)
 	$(DEV)/bin/python -m pytest -m browser tests/browser
 
-# In an environment of its own, which the locks do not cover: the extras gpu, tensorrt and train, but
-# onnxruntime-gpu alone of the two; TensorRT comes from NVIDIA's package index.
+# In an environment of its own, which the locks do not cover: the extras tensorrt and dev, but of
+# onnxruntime and onnxruntime-gpu the latter alone; TensorRT comes from NVIDIA's package index.
 test-gpu:  ## build, run and compare on an NVIDIA GPU: make test-gpu PYTHON=.venv/gpu/bin/python
 	$(PYTHON) -m pytest -v -m 'gpu or tensorrt' tests/gpu
 

@@ -59,6 +59,7 @@ def serve(
             timeout_graceful_shutdown=settings.shutdown_grace_s,
         ),
         service,
+        listener,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has drained
         server.run(sockets=[listener])
@@ -74,9 +75,10 @@ def serve(
 class _Server(uvicorn.Server):
     """Drains before it closes its port, which uvicorn would close at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, listener: socket.socket) -> None:
         super().__init__(config)
         self._service = service
+        self._listener = listener
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
@@ -110,5 +112,28 @@ class _Server(uvicorn.Server):
             if now > idle_since and (quiet_s >= _QUIET_S or now - idle_since >= _LONGEST_LINGER_S):
                 break
             await asyncio.sleep(0.05)
+        await self._close_port()
+        await asyncio.sleep(max(0, min(_QUIET_S, end - now)))  # they are told to go, too
         self.config.timeout_graceful_shutdown = max(1, math.ceil(end - now))
         self.should_exit = True
+
+    async def _close_port(self) -> None:
+        """Refuse newcomers from now on, and take those who already see a connection.
+
+        uvicorn and asyncio would reset theirs: closing a listener drops what nobody accepted yet.
+        """
+        loop, late = asyncio.get_running_loop(), []
+        loop.remove_reader(self._listener)
+        with contextlib.suppress(OSError):  # until none waits
+            while True:
+                late.append(self._listener.accept()[0])
+        with contextlib.suppress(OSError):  # on Linux it listens no more; elsewhere uvicorn ends it
+            self._listener.shutdown(socket.SHUT_RD)
+        for connection in late:
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """What uvicorn makes for each connection."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ from onnx import ModelProto, helper
 from rich.console import Console
 from torch import nn
 
+from benchmarks.machine import processor
 from export.graph import constants, element_types, shapes, tidy
 from export.inputs import scenes
 from export.pack import Options, convert
@@ -271,12 +271,7 @@ def _copy_rate(device: str) -> float | None:
 def _machine(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.processor()}, one thread"
+    return f"{processor()}, one thread"
 
 
 def _versions() -> dict[str, str]:

@@ -132,8 +132,8 @@ class Wire:
         if size >= 0:
             await self._reader.readexactly(size)
         else:  # a refusal comes in chunks
-            while await self._reader.readuntil(b"\r\n") != b"0\r\n":
-                await self._reader.readuntil(b"\r\n")
+            while chunk := int(await self._reader.readuntil(b"\r\n"), 16):
+                await self._reader.readexactly(chunk + 2)
             await self._reader.readexactly(2)
         return Reply(int(headers.split()[1]), headers, time.perf_counter() - start)
 

@@ -217,7 +217,7 @@ def _conversion(parity: Mapping[str, Any]) -> str:
     if "real" in parity:
         real = parity["real"]
         parts += ["", f"On {real['pairs']} pairs of {real['file']}:", ""]
-        parts += _steps([step["real"] for step in steps if "real" in step])
+        parts += _steps([step["real"] for step in parity["steps"] if "real" in step])
         if any(real["scores"].values()):
             columns = list(next(iter(real["scores"].values())))
             parts += [

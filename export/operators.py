@@ -3,8 +3,10 @@
 Source: `docs/operators.md` and `docs/Changelog.md` of onnx/onnx-tensorrt at 10.15 (operator sets 9
 to 24). Every operator here was there in 10.13: since then the changelog adds `Attention`,
 `RotaryEmbedding`, `RMSNormalization` and `TensorScatter`, and removes nothing. NVIDIA's ONNX opset
-guide and 10.x to 11.x migration pages for 11.4 name that same list and withdraw no operator. No
-parser ran: a graph that passes here may still be refused.
+guide and 10.x to 11.x migration pages for 11.4 name that same list and withdraw no operator.
+`Greater` and `Where`, by which a missing modality is replaced, were read in the list of 8.5, which
+is from before bfloat16: they are taken for float32 alone. No parser ran: a graph that passes here
+may still be refused.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ OPERATORS = frozenset(
     | {"Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"}
 )
 """Accepted in float32, float16 and bfloat16; `Cast` also takes uint8, at the edge."""
+CHOICE = frozenset({"Greater", "Where"})
+"""Accepted in float32; what one answers and the other's first input is a boolean."""
 
 _RESIZE: dict[str, set[object]] = {
     "mode": {"linear", "nearest"},
@@ -56,8 +60,7 @@ def refused(model: ModelProto) -> list[str]:
         problems += [f"{node.name}: {problem}" for problem in _restrictions(node, constant)]
         for name in (*computed, *node.output):
             kind = types[name]
-            at_edge = kind == TensorProto.UINT8 and node.op_type == "Cast" and name in computed
-            if kind not in _FLOATS and not at_edge:
+            if kind not in _accepted(node, name):
                 problems.append(
                     f"{node.name}: {node.op_type} of {TensorProto.DataType.Name(kind)} {name}"
                 )
@@ -71,8 +74,18 @@ def refused(model: ModelProto) -> list[str]:
     return problems
 
 
+def _accepted(node: NodeProto, name: str) -> frozenset[int]:
+    """Data types that the node may read or answer `name` in."""
+    if node.op_type == "Cast" and name in node.input:
+        return _FLOATS | {TensorProto.UINT8}  # at the edge
+    if node.op_type not in CHOICE:
+        return _FLOATS
+    condition = node.output[0] if node.op_type == "Greater" else node.input[0]
+    return frozenset({TensorProto.BOOL if name == condition else TensorProto.FLOAT})
+
+
 def _restrictions(node: NodeProto, constant: dict[str, TensorProto]) -> list[str]:
-    if node.domain or node.op_type not in {*OPERATORS, "Cast"}:
+    if node.domain or node.op_type not in {*OPERATORS, *CHOICE, "Cast"}:
         return [f"{node.domain}::{node.op_type} is not in the list"]
     values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     problems = []

@@ -75,11 +75,12 @@ class StandIn(nn.Module):
             picture: (B, ...), at least 0.
             channel: axis of `features`, from 1.
         """
-        there = picture.flatten(1).amax(dim=1) > 0
+        largest = picture.flatten(1).amax(dim=1)
         shape = [1] * features.ndim
         shape[channel] = -1
         learned = self.feature.view(shape).to(features.dtype)
-        return torch.where(there.view(-1, *[1] * (features.ndim - 1)), features, learned)
+        there = largest.view(-1, *[1] * (features.ndim - 1)) > 0
+        return torch.where(there, features, learned)
 
 
 class MutualAttention(nn.Module):

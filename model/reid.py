@@ -119,7 +119,8 @@ class Jigsaw(nn.Module):
         """Tokens (B, N, 2C) and (B, N, C) -> a feature (B, C) for each group."""
         groups, size = self.order.shape
         pairs, streams = (
-            x[:, self.order.flatten()].reshape(-1, size, x.shape[-1]) for x in (pair, fused)
+            x.index_select(1, self.order.flatten()).reshape(-1, size, x.shape[-1])
+            for x in (pair, fused)
         )  # (B * groups, size, ...)
         tokens = at_least_float32(self.norm(self.block(pairs, streams)[:, 0]))
         answer: tuple[Tensor, ...] = tokens.reshape(-1, groups, tokens.shape[-1]).unbind(1)

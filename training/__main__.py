@@ -367,6 +367,23 @@ def reid_pairs_command(
     typer.echo(f"{count} pairs in {out}")
 
 
+@pairs.command("scenes")
+def scene_pairs_command(
+    data: Annotated[Path, typer.Option(help="Folder of *_rgb.jpg and *_nir.jpg, aligned.")],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels.")],
+    out: Annotated[Path, typer.Option(help="The archive, .npz.")],
+) -> None:
+    """Scenes in colour and near-infrared, for embeddings; nobody knows who is on them."""
+    from training.pairs import write_scene_pairs
+
+    try:
+        count = write_scene_pairs(data, size, out)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{count} pairs in {out}")
+
+
 @doctor.command("saliency")
 def doctor_saliency_command(
     data: Annotated[Path, typer.Argument(help="Folder of rgb/ depth/ gt/, or of such folders.")],

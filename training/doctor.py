@@ -169,7 +169,7 @@ class _Problems:
         """Of the last triple that could be judged."""
 
     def examine(self, triple: Triple) -> NDArray[Any] | None:
-        """Look at one triple; its depth, if its polarity can be told."""
+        """Look at one triple; its depth as written, (H, W), if its polarity can be told."""
         stem = triple.rgb.stem
         arrays: dict[Role, NDArray[Any]] = {}
         for role, read in (("rgb", _colour), ("depth", read_depth), ("gt", _grey)):

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from training.data.reid_sets import (
+    COLOURFUL,
     SUFFIXES,
     Crop,
     Layout,
     Trial,
+    channels_differ,
     counts,
     find_train,
     find_trial,
@@ -30,8 +29,6 @@ IDENTITIES = {"rgbn300": 300, "rgbnt100": 100, "rgbnt201": 201, "msvr310": 310}
 """Of training and test together, as the sets' papers say."""
 PAIRS = {"rgbn300": 50125, "rgbnt201": 4787}
 """Of training and gallery together, where the authors state it."""
-COLOURFUL = 8.0
-"""Mean difference of a picture's channels, in levels of 255, that JPEG alone does not make."""
 
 
 def guess_layout(root: Path) -> Layout:
@@ -99,9 +96,9 @@ def _examine_crops(report: Examination, name: str, crops: Sequence[Crop], track:
             unread.append(str(error))
             continue
         opened += 1
-        pale += _channels_differ(rgb) < 1
+        pale += channels_differ(rgb) < 1
         if nir is not None:
-            colourful += _channels_differ(nir) > COLOURFUL
+            colourful += channels_differ(nir) > COLOURFUL
             if rgb.shape[:2] != nir.shape[:2]:
                 unequal.append(stem)
     if unread:
@@ -115,13 +112,6 @@ def _examine_crops(report: Examination, name: str, crops: Sequence[Crop], track:
         report.say("error", name, f"near-infrared has colours in {colourful} of {opened}{more}")
     elif opened and pale > opened / 2:
         report.say("warning", name, f"{pale} of {opened} colour pictures have no colour")
-
-
-def _channels_differ(values: NDArray[np.uint8] | NDArray[np.uint16]) -> float:
-    """Mean over the pixels of largest minus smallest channel; 0 of a grey picture."""
-    if values.ndim == 2:
-        return 0.0
-    return float((values.max(axis=2).astype(int) - values.min(axis=2)).mean())
 
 
 def _say_identities(

@@ -21,7 +21,7 @@ from model.runtimes.base import Runtime
 from model.runtimes.onnx_runtime import OnnxRuntime
 from model.runtimes.pytorch import PyTorchRuntime
 from training.data.rgbd_sets import TripleSet, known_set
-from training.data.triples import Pair, Triple, read_depth, read_gt, shown
+from training.data.triples import Pair, Triple, picture, read_depth, read_gt, shown, size_of
 from training.metrics import ImageScores, SaliencyScores, quantised
 
 TILE = 192
@@ -99,7 +99,7 @@ def predict(
     Returns:
         float32 (H, W) in [0, 1].
     """
-    with Image.open(pair.rgb) as image:
+    with picture(pair.rgb) as image:
         height, width = full or image.size[::-1]
         rgb = prepare_rgb(image, size)
     aux = prepare_depth(read_depth(pair.depth), convention, size)
@@ -116,7 +116,7 @@ def answers_of(runtime: Runtime, size: tuple[int, int], without: Condition | Non
 
     def answer(_set_name: str, triple: Triple) -> NDArray[np.uint8]:
         pred = predict(
-            runtime, triple, triple.convention, size, full=_mask_size(triple), without=without
+            runtime, triple, triple.convention, size, full=size_of(triple.gt), without=without
         )
         return quantised(pred)
 
@@ -146,19 +146,14 @@ def answers_in(maps: Path, sets: Sequence[TripleSet]) -> Answer:
             )
 
     def answer(set_name: str, triple: Triple) -> NDArray[np.uint8]:
-        with Image.open(files[set_name, triple.gt.stem]) as image:
+        with picture(files[set_name, triple.gt.stem]) as image:
             values = np.asarray(image.convert("L"))
-        size = _mask_size(triple)
+        size = size_of(triple.gt)
         if values.shape == size:
             return values
         return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR))
 
     return answer
-
-
-def _mask_size(triple: Triple) -> tuple[int, int]:
-    with Image.open(triple.gt) as image:
-        return image.size[::-1]
 
 
 def _maps_of(maps: Path, one: TripleSet, *, alone: bool) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from model.runtimes.base import Runtime
 from training.data.reid_augment import night
 from training.data.reid_samples import prepare_pair, with_labels
-from training.data.reid_sets import Crop, Trial, counts
+from training.data.reid_sets import Crop, Trial, counts, refuse_swapped
 from training.metrics import Embedded, Found, reid_scores, search
 
 Condition = Literal["clean", "dark RGB", "no NIR", "no RGB"]
@@ -64,7 +64,11 @@ def evaluate_reid(
 
     Returns:
         Scores by row; a row's name says if near-infrared is simulated.
+
+    Raises:
+        ValueError: a crop cannot be read, or the modalities look swapped.
     """
+    refuse_swapped(trial.query)
     out.mkdir(parents=True, exist_ok=True)
     note = ", simulated NIR" if trial.simulated else ""
     query, gallery = _embed_trial(runtime, trial, size, "clean")

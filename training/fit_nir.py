@@ -122,7 +122,7 @@ def fit_nir(scenes: list[Scene], *, hidden: int = 32, steps: int = 600, seed: in
 
 
 def fit_cubic(scenes: list[Scene]) -> NDArray[np.float64]:
-    """What there is to beat: the least-squares cubic in red, green and blue, its coefficients."""
+    """What there is to beat: a least-squares cubic in red, green and blue; coefficients, (20,)."""
     features = np.concatenate([cubic_terms(scene.features) for scene in scenes])
     nir = np.concatenate([scene.nir for scene in scenes])
     coefficients: NDArray[np.float64] = np.linalg.lstsq(features, nir, rcond=None)[0]
@@ -140,12 +140,12 @@ def cubic_terms(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def explained(pred: NDArray[np.floating], nir: NDArray[np.float32]) -> float:
-    """Share of the variance that a prediction explains, R^2."""
+    """Share of the variance of (PIXELS,) values that their prediction explains, R^2, at most 1."""
     return float(1 - np.square(pred - nir).sum() / np.square(nir - nir.mean()).sum())
 
 
 def judge(scenes: list[Scene], fit: NirFit, cubic: NDArray[np.float64]) -> dict[str, float]:
-    """R^2 over all pixels of `scenes`, and the median over scenes, of both predictions."""
+    """R^2 over all pixels of `scenes`, and the median over scenes; `cubic` is `fit_cubic`'s."""
     nir = np.concatenate([scene.nir for scene in scenes])
     report = {}
     preds: dict[str, list[NDArray[Any]]] = {

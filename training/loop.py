@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -92,7 +92,7 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
     Args:
         task: what to train.
         recipe: how.
-        run: folder of this run.
+        run: folder of this run, which all nodes see.
         resume: continue from `state.pt`; without it, a folder that holds a state is refused.
 
     Returns:
@@ -103,8 +103,10 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
         ValueError: the folder and `resume` do not fit each other, or the recipe changed.
         FloatingPointError: the loss is not finite.
     """
-    devices = "auto" if torch.cuda.is_available() else recipe.processes
-    fabric = Fabric(accelerator="auto", devices=devices, precision=recipe.precision)
+    devices, nodes = _devices(recipe)
+    fabric = Fabric(
+        accelerator="auto", devices=devices, num_nodes=nodes, precision=recipe.precision
+    )
     fabric.launch()
     state_file = run / "state.pt"
     if fabric.is_global_zero:
@@ -220,6 +222,14 @@ def fit(task: Task, recipe: Recipe, run: Path, *, resume: bool = False) -> dict[
     if writer:
         writer.close()
     return {**metrics, **timing.report()}
+
+
+def _devices(recipe: Recipe) -> tuple[int | Literal["auto"], int]:
+    """Devices of a node, and nodes: what torchrun says, where it started this process."""
+    if torch.distributed.is_torchelastic_launched():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    return "auto" if torch.cuda.is_available() else recipe.processes, 1
 
 
 def _claim(run: Path, state_file: Path, recipe: Recipe, resume: bool) -> None:

@@ -48,7 +48,7 @@ class ImageScores(NamedTuple):
 
 
 def quantised(pred: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A map in [0, 1] as 8 bits, as it is written and scored."""
+    """A map in [0, 1] as 8 bits, as it is written and scored; any shape, and the same."""
     return np.round(pred * 255).astype(np.uint8)
 
 
@@ -117,7 +117,7 @@ class SaliencyScores:
         }
 
     def curves(self) -> dict[str, NDArray[np.float64]]:
-        """`f`, `e`, `precision`, `recall` at thresholds 0 to 255, averaged over images."""
+        """`f`, `e`, `precision`, `recall` at thresholds 0 to 255, averaged over images; (256,)."""
         return {
             name: np.mean([getattr(image, name) for image in self.images], axis=0)
             for name in ("f", "e", "precision", "recall")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from model.preprocessing import DepthConvention, prepare_depth, prepare_rgb
+from model.preprocessing import DepthConvention, prepare_depth, prepare_nir, prepare_rgb
 from training.data.reid_samples import prepare_pair
 from training.data.reid_sets import Trial
 from training.data.rgbd_sets import TripleSet
@@ -76,3 +76,23 @@ def write_reid_pairs(trial: Trial, size: tuple[int, int], out: Path) -> int:
     camid = np.array([crop.camid for crop in crops])
     np.savez_compressed(out, rgb=np.stack(rgb), aux=np.stack(aux), pid=pid, camid=camid)
     return len(crops)
+
+
+def write_scene_pairs(root: Path, size: tuple[int, int], out: Path) -> int:
+    """Aligned scenes, `*_rgb.jpg` and `*_nir.jpg`, without identities; answers their number.
+
+    Raises:
+        ValueError: there are none, or one has no partner.
+    """
+    photos, scenes = [], []
+    for path in sorted(root.glob("*_rgb.jpg")):
+        partner = path.with_name(path.name.replace("_rgb.jpg", "_nir.jpg"))
+        if not partner.exists():
+            raise ValueError(f"{path} has no {partner.name}")
+        with Image.open(path) as rgb, Image.open(partner) as nir:
+            photos.append(prepare_rgb(rgb, size))
+            scenes.append(prepare_nir(np.asarray(nir.convert("L")), size))
+    if not photos:
+        raise ValueError(f"{root} holds no *_rgb.jpg")
+    np.savez_compressed(out, rgb=np.stack(photos), aux=np.stack(scenes))
+    return len(photos)

@@ -39,6 +39,9 @@ class DataRecipe:
     """Validation triples (`triples` only); none: 5 % of the training triples, by a hash."""
     depth_convention: Convention = "auto"
     """How `triples` write depth; `auto`: found out for each set, and logged with its evidence."""
+    cache: Path | None = None
+    """Folder that keeps decoded training triples for later epochs and runs, at 8 bytes a pixel
+    (`triples` only); none: they are decoded every time."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Recipe:
     accumulate: int = 1
     """Forward passes per step; their gradients are averaged."""
     processes: int = 1
-    """On a CPU, how many train together, each on its share of the cores; GPUs are all used."""
+    """On a CPU, how many train together, each on its share of the cores; GPUs are all used. Under
+    torchrun it says how many, on each of its nodes."""
     steps: int = 3000
     """Updates in all."""
     optimiser: Literal["adamw", "sgd"] = "adamw"

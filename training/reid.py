@@ -22,7 +22,7 @@ from training.data.reid_samples import (
     prepare_pair,
     with_labels,
 )
-from training.data.reid_sets import Rule, counts, find_train, split_identities
+from training.data.reid_sets import Rule, counts, find_train, refuse_swapped, split_identities
 from training.data.sample import Draw, Steps, drop_modalities, loader
 from training.losses import BatchHardTriplet, reid_loss
 from training.metrics import reid_scores, search
@@ -46,6 +46,7 @@ class ReIDTask:
         train, self.val_crops = split_identities(
             find_train(data.roots[0], data.source), data.val_share
         )
+        refuse_swapped(train)
         self.rule: Rule = "scene" if data.source == "msvr310" else "camera"
         for name, crops in (("train", train), ("validation", self.val_crops)):
             log.info("%s: %s", name, ", ".join(f"{n} {what}" for what, n in counts(crops).items()))
@@ -77,7 +78,7 @@ class ReIDTask:
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[ReIDBatch]:
-        """Batches of steps `start` to `stop`."""
+        """Batches of steps `start` to `stop`: uint8 and float32 pictures, see `ReIDBatch`."""
         recipe = self.recipe
         steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
         # Processes wait for each other, so all batches of a step have one size.
@@ -85,7 +86,7 @@ class ReIDTask:
         return loader(self.train_set, steps, collate_crops, recipe.workers)
 
     def loss(self, network: Any, batch: ReIDBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy and triplet loss of every part."""
+        """Scalar: cross-entropy and triplet loss of every part; and each of them, for the log."""
         camera = batch.camera if self.config.num_cameras else None
         rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
         return reid_loss(

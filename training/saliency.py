@@ -18,7 +18,8 @@ from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, Photo, SimulatedDepth, find_photos
 from training.data.rgbd_sets import keep_named, read_set, set_folders
 from training.data.sample import Batch, Draw, Steps, collate, drop_modalities, loader
-from training.data.triples import HeldOutTriples, TrainTriples, Triple
+from training.data.triple_samples import HeldOutTriples, TrainTriples
+from training.data.triples import Triple
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
 from training.recipe import DataRecipe, SaliencyRecipe
@@ -58,7 +59,7 @@ class SaliencyTask:
         }
 
     def loader(self, start: int, stop: int, rank: int, world_size: int) -> DataLoader[Batch]:
-        """Batches of steps `start` to `stop`."""
+        """Batches of steps `start` to `stop`: pictures and masks, see `Batch`."""
         recipe = self.recipe
         steps = Steps(start, stop, recipe.batch_size, rank, world_size, recipe.accumulate)
         # Processes wait for each other, so all batches of a step have one size.
@@ -66,7 +67,7 @@ class SaliencyTask:
         return loader(self.train_set, steps, collate, recipe.workers)
 
     def loss(self, network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Structure loss and focal supervision."""
+        """Scalar: structure loss and focal supervision; and its parts, for the log."""
         rgb, aux = drop_modalities(batch.rgb, batch.aux, self.recipe.drop_aux, self.recipe.drop_rgb)
         logits = network.logits(rgb, aux)
         return saliency_loss(
@@ -122,7 +123,10 @@ def _sets(
             held_out, size=size
         )
     train_triples, val_triples = training_triples(data)
-    return TrainTriples(train_triples, draw), HeldOutTriples(val_triples, size=size)
+    return (
+        TrainTriples(train_triples, draw, data.cache),
+        HeldOutTriples(val_triples, size=size),
+    )
 
 
 def _conventions(items: Sequence[Photo | Triple]) -> dict[str, int]:

@@ -121,13 +121,13 @@ def resolve(implementation: Implementation, *tensors: Tensor) -> Implementation:
             backward=torch.is_grad_enabled() and any(each.requires_grad for each in tensors),
         )
     devices = DEVICES.get(implementation)
-    interpreted = implementation == "triton" and _interpreted()
-    if devices and like.device.type not in devices and not interpreted:
+    stood_in = implementation == "triton" and interpreted()
+    if devices and like.device.type not in devices and not stood_in:
         raise ValueError(f"{implementation!r} runs on {' and '.join(devices)}, got {like.device}")
     return implementation
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
     """Whether Triton's interpreter stands in for a GPU."""
     try:
         import triton

@@ -1,7 +1,8 @@
 """A server whose network is sound until a picture of one colour breaks it for good.
 
 `python -m tests.app.faulty_server {raise,nan,hang,slow,sound} PORT`; settings come from the
-environment. `slow` never breaks, but takes 0.2 s for a batch; `sound` never breaks.
+environment. `slow` never breaks, but takes 0.2 s for a batch; `sound` never breaks. Runs in the
+image, too, so it imports nothing but what a service needs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from app.server import serve
 from app.settings import Settings
 from app.telemetry import configure_logging
 from model.runtimes.base import RuntimeFailure
-from model.runtimes.echo import EchoRuntime
-from tests.app.tiny import echo
+from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 
 POISON = 77
 """Level of every channel of the picture that breaks the network."""
@@ -55,6 +55,6 @@ if __name__ == "__main__":
             listener,
             log_config,
             lambda bundle, _settings: (
-                echo("reid") if bundle.manifest.task == "reid" else Fragile(fault)
+                EchoEmbeddingRuntime() if bundle.manifest.task == "reid" else Fragile(fault)
             ),
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from subprocess import Popen
 
@@ -85,6 +87,27 @@ async def test_a_signal_lets_accepted_work_finish_and_refuses_the_rest(
 
     assert statuses[0] == 200
     assert statuses[-1] in (503, 0)
+
+
+async def test_who_connected_before_the_port_closed_is_answered(bundles: Path) -> None:
+    async with serving(bundles, "sound") as (process, client):
+        address = ("127.0.0.1", client.base_url.port or 0)
+        process.send_signal(signal.SIGTERM)
+        with ExitStack() as opened:
+            connections: list[socket.socket] = []
+            with suppress(ConnectionRefusedError):
+                while True:
+                    connection = socket.create_connection(address, timeout=10)
+                    connections.append(opened.enter_context(connection))
+                    await asyncio.sleep(0.01)
+            last = connections[-5:]
+            for connection in last:
+                connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: here\r\n\r\n")
+            answers = [connection.recv(4096).partition(b"\r\n")[0] for connection in last]
+        code = await ended(process)
+
+    assert code == -signal.SIGTERM
+    assert answers == [b"HTTP/1.1 503 Service Unavailable"] * 5
 
 
 async def test_a_second_signal_ends_the_process_at_once(bundles: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,21 @@ def test_locks_agree_where_they_share_a_package() -> None:
 def locked(name: str) -> dict[str, str]:
     text = (ROOT / "locks" / f"{name}.txt").read_text()
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, flags=re.MULTILINE))
+
+
+def test_the_faulty_service_imports_nothing_that_the_image_lacks() -> None:
+    lacking = locked("dev").keys() - locked("serve").keys()
+    script = f"""
+import sys
+import tests.docker.faulty_service
+modules = {{name.partition(".")[0].lower().replace("_", "-") for name in sys.modules}}
+print(*sorted(modules & {lacking}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+
+    assert done.stdout.split() == []
 
 
 def test_the_image_is_labelled_with_the_version_of_the_service() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from model.checkpoint import Checkpoint
 from model.config import Config, ReIDConfig, SaliencyConfig
 from model.reid import ReIDNet
 from model.saliency import SaliencyNet
+from tests.model.tiny import tiny_config
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 LOW: tuple[Low, ...] = ("fp16", "bf16")
@@ -49,19 +51,61 @@ def test_tensorrt_accepts_the_shipped_networks(name: str) -> None:
     assert_accepted(tidy(model))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["saliency-resnet50", "reid-vit-base"])
-def test_tensorrt_accepts_the_large_presets(name: str) -> None:
-    config: Config
-    network: SaliencyNet | ReIDNet
-    if name.startswith("reid"):
-        config = ReIDConfig.preset(name)
-        network = ReIDNet(config)
-    else:
-        config = SaliencyConfig.preset(name)
-        network = SaliencyNet(config)
+def converted(config: Config) -> ModelProto:
+    """With random weights."""
+    network = ReIDNet(config) if isinstance(config, ReIDConfig) else SaliencyNet(config)
+    return convert(Checkpoint(config, network.state_dict()), Options()).model
 
-    assert_accepted(convert(Checkpoint(config, network.state_dict()), Options()).model)
+
+VIT = ReIDConfig(
+    name="tiny-reid",
+    backbone="test_vit",
+    backbone_args={},
+    trunk="vit",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    input_size=(64, 64),
+    embed_dim=64,
+    num_heads=4,
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny_config(stand_in=True, fusion_strides=(32,)),
+        replace(VIT, stand_in=True, jigsaw=3, num_cameras=2, form="paper"),
+    ],
+    ids=["saliency", "reid"],
+)
+def test_tensorrt_accepts_what_stands_in_and_shuffled_patches(config: Config) -> None:
+    assert_accepted(converted(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(tiny_config(fusion=fusion) for fusion in ("ca", "concat", "ca_cda")),
+        tiny_config(steps=2, depth=2),
+        tiny_config(fusion_strides=(4, 8, 16, 32), form="paper"),
+        tiny_config(backbone="test_resnet", decoder="cascaded"),
+        replace(VIT, shared_trunk=True, jigsaw=4),
+        replace(VIT, patch_stride=12),
+        replace(ReIDConfig.preset("reid-compact"), input_size=(64, 64), stand_in=True),
+    ],
+    ids=lambda config: f"{config.task}-{config.fusion}-{config.backbone}",
+)
+def test_tensorrt_accepts_every_kind_of_network(config: Config) -> None:
+    assert_accepted(converted(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SaliencyConfig.presets, *ReIDConfig.presets])
+def test_tensorrt_accepts_every_preset(name: str) -> None:
+    kind = SaliencyConfig if name in SaliencyConfig.presets else ReIDConfig
+
+    assert_accepted(converted(kind.preset(name)))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +134,16 @@ def test_tensorrt_accepts_the_large_presets(name: str) -> None:
             ),
             TensorProto.FLOAT,
             "MaxPool with dilations",
+        ),
+        (
+            helper.make_node("Greater", ["x", "x"], ["y"]),
+            TensorProto.BFLOAT16,
+            "Greater of BFLOAT16 x",
+        ),
+        (
+            helper.make_node("Transpose", ["x"], ["y"]),
+            TensorProto.BOOL,
+            "Transpose of BOOL x",
         ),
     ],
 )

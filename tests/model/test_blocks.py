@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.blocks import DropPath, MutualFormerBlock
 from model.checkpoint import load_published_block
-from model.config import Fusion
+from model.config import Fusion, Implementation
+from model.kernels.dispatch import interpreted
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "tests" / "golden"
@@ -40,12 +41,14 @@ def published_weights(golden: dict[str, Tensor], prefix: str = "") -> dict[str, 
     }
 
 
-def load_block(golden: dict[str, Tensor], prefix: str = "") -> MutualFormerBlock:
+def load_block(
+    golden: dict[str, Tensor], prefix: str = "", implementation: Implementation = "auto"
+) -> MutualFormerBlock:
     weights = published_weights(golden, prefix)
     heads = int(golden["meta"][1])
     dim = golden["input.xrd"].shape[-1]
     qkv_bias = f"{prefix}attn.qkv.bias" in weights
-    block = MutualFormerBlock(dim, heads, qkv_bias=qkv_bias).eval()
+    block = MutualFormerBlock(dim, heads, qkv_bias=qkv_bias, implementation=implementation).eval()
     load_published_block(weights, block)
     return block
 
@@ -65,10 +68,15 @@ def tokens(B: int = 3, N: int = 5, dim: int = 8) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("implementation", ["auto", "plain", "blocked", "sdpa", "triton"])
 @torch.no_grad()
-def test_published_weights_give_the_published_output(name: str) -> None:
+def test_published_weights_give_the_published_output(
+    name: str, implementation: Implementation
+) -> None:
+    if implementation == "triton" and not interpreted():
+        pytest.skip("on a CPU, Triton's interpreter runs it")
     golden = load_golden(name)
-    block = load_block(golden)
+    block = load_block(golden, implementation=implementation)
 
     output = block(golden["input.x"], golden["input.xrd"])
 

@@ -44,6 +44,28 @@ def test_fusion_takes_memory_in_proportion_to_its_tokens() -> None:
     assert peak(46) < 2.2 * peak(33)
 
 
+def test_the_fine_preset_learns_from_a_step() -> None:
+    torch.manual_seed(0)
+    network = SaliencyNet(SaliencyConfig.preset("saliency-compact-fine")).train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.05)
+    rgb, aux = tiny_pair(2)
+    target = (aux[..., 0] > 0.5).float()
+    losses = []
+
+    for _ in range(2):
+        loss = torch.nn.functional.binary_cross_entropy(network(rgb, aux), target)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+
+    for fusion in network.fusions:
+        gradients = [each.grad for each in fusion.parameters()]
+        assert all(each is not None and bool(each.isfinite().all()) for each in gradients)
+        assert any(each is not None and bool(each.any()) for each in gradients)
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @torch.no_grad()
 def test_the_answer_is_a_map_between_0_and_1(decoder: Decoder) -> None:

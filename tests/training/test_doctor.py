@@ -11,12 +11,22 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from model.runtimes.echo import EchoEmbeddingRuntime, EchoRuntime
 from tests.training.crops import WRITERS
 from tests.training.scenes import write_triple
+from tests.training.test_reid import TINY
 from training.__main__ import app
-from training.data.rgbd_sets import known_set
+from training.data.reid_sets import find_trial
+from training.data.rgbd_sets import find_sets, known_set
+from training.data.sample import Draw
+from training.data.triple_samples import TrainTriples
 from training.doctor import examine_saliency
 from training.doctor_reid import examine_reid, guess_layout
+from training.evaluate import predict
+from training.evaluate_reid import evaluate_reid
+from training.recipe import DataRecipe, ReIDDataRecipe, ReIDRecipe
+from training.reid import ReIDTask
+from training.saliency import training_triples
 
 
 @pytest.fixture
@@ -153,6 +163,43 @@ def test_what_is_wrong_with_triples_is_said(
     assert len(report.rows) == 3
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing_folder, r"mine: expected one folder for gt"),
+        (missing_masks, r"mine: 2 without gt: 003, 007"),
+        (two_files_of_a_name, r"003.jpg and 003.png have one name"),
+        (swapped_colour_and_depth, r"000.jpg is a colour picture, expected depth"),
+        (swapped_depth_and_masks, r"mine: depth is black and white; .* look swapped"),
+        (different_sizes, r"mine: colour, depth and mask differ in size in 1 of 12: 004"),
+        (masks_of_zero_and_one, r"000.png: no value is above 128, the largest is 1"),
+        (mixed_polarity, r"mine: say how depth is written, it is mixed: the object"),
+        (truncated, r"005.jpg cannot be read: Truncated File Read"),
+    ],
+)
+def test_neither_training_nor_evaluation_starts_on_what_is_wrong(
+    packs: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(packs / "mine")
+
+    with pytest.raises(ValueError, match=message):
+        training_triples(DataRecipe("triples", (packs,)))
+    with pytest.raises(ValueError, match=message):
+        find_sets(packs)
+
+
+def test_a_truncated_photo_is_named_where_it_is_met(packs: Path) -> None:
+    path = packs / "mine" / "rgb" / "005.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    (found,) = find_sets(packs / "mine")
+    samples = TrainTriples(found.triples[5:6], Draw((32,), batch_size=1, seed=0))
+
+    with pytest.raises(ValueError, match=r"005.jpg cannot be read: image file is truncated"):
+        samples[0]
+    with pytest.raises(ValueError, match=r"005.jpg cannot be read: image file is truncated"):
+        predict(EchoRuntime(), found.triples[5], "near_bright", (32, 32))
+
+
 def test_a_test_photo_among_the_training_photos_is_an_error(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for index in range(3):
@@ -270,6 +317,19 @@ def test_what_is_wrong_with_crops_is_said(
 
     assert report.good == (level != "error"), report
     assert any(f.level == level and message in f.text for f in report.findings), report
+
+
+def test_neither_training_nor_evaluation_starts_on_swapped_modalities(tmp_path: Path) -> None:
+    WRITERS["folders"](tmp_path / "data")
+    recipe = ReIDRecipe(data=ReIDDataRecipe("folders", (tmp_path / "data",)), config=TINY)
+    ReIDTask(recipe)
+    swapped_modalities(tmp_path / "data")
+    trial = find_trial(tmp_path / "data", "folders")
+
+    with pytest.raises(ValueError, match=r"train/rgb: .* the two look swapped"):
+        ReIDTask(recipe)
+    with pytest.raises(ValueError, match=r"query/rgb: .* the two look swapped"):
+        evaluate_reid(EchoEmbeddingRuntime(), trial, "data", (32, 32), tmp_path / "out")
 
 
 def test_identities_are_compared_with_what_the_paper_says(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -181,6 +182,39 @@ def test_two_processes_are_one_with_the_doubled_batch(
         timeout=240,
     )
 
+    assert_close_weights(whole, tmp_path / "halves")
+    assert origins(tmp_path / "halves")[0]["processes"] == 2
+
+
+def test_two_nodes_are_one_with_the_doubled_batch(
+    recipe: SaliencyRecipe, whole: Path, tmp_path: Path
+) -> None:
+    halves = steady(recipe, batch_size=2)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(halves.to_dict()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+        *("--master-addr=127.0.0.1", f"--master-port={port}"),
+    ]
+    script = ["-m", "tests.training.steady_norms", str(file), str(tmp_path / "halves")]
+
+    nodes = [
+        subprocess.Popen(
+            [*command, f"--node-rank={rank}", *script],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+
+    try:
+        assert [node.wait(timeout=240) for node in nodes] == [0, 0]
+    finally:
+        for node in nodes:
+            node.kill()
     assert_close_weights(whole, tmp_path / "halves")
     assert origins(tmp_path / "halves")[0]["processes"] == 2
 

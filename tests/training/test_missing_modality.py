@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from export.pack import Options, export_bundle
 from model.bundle import load_canary
@@ -15,8 +17,10 @@ from model.config import ReIDConfig, SaliencyConfig
 from model.reid import ReIDNet
 from model.runtimes.onnx_runtime import OnnxRuntime
 from model.saliency import SaliencyNet
+from tests.training.scenes import write_triple
 from tests.training.test_loop import TINY
 from tests.training.test_reid import TINY as TINY_REID
+from training.__main__ import app
 from training.data.sample import drop_modalities
 from training.loop import fit
 from training.recipe import DataRecipe, SaliencyRecipe
@@ -115,10 +119,21 @@ def test_training_with_dropped_modalities_moves_the_stand_ins_and_a_bundle_decla
         if name.startswith("stand_ins"):
             assert not torch.equal(value, before[name]), name
     checkpoint = load_checkpoint(tmp_path / "run" / "last.safetensors")
-    metrics = {"one": {"mae": 0.1}, "one, no depth": {"mae": 0.2}}
+    for index in range(2):
+        write_triple(tmp_path / "one", f"{index}", index)
+    judged = CliRunner().invoke(
+        app,
+        ["evaluate", "saliency", str(tmp_path / "run" / "last.safetensors"), "--conditions",
+         "--flip", "--multi-scale", "--data", str(tmp_path / "one"), "--out", str(tmp_path)],
+    )  # fmt: skip
+    assert judged.exit_code == 0, judged.output
+    metrics = json.loads((tmp_path / "scores.json").read_text())
+    assert list(metrics) == ["one", "one, no depth", "one, no colour"]
     bundle = export_bundle(checkpoint, tmp_path / "bundle", Options(metrics=metrics))
     assert bundle.manifest.modality_policy == "substitute"
-    assert "| one, no depth | 0.200 |" in (tmp_path / "bundle" / "README.md").read_text()
+    assert bundle.manifest.metrics == metrics
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"| one, no depth | {metrics['one, no depth']['s_measure']:.3f} |" in card
     rgb, aux, _ = load_canary(bundle)
     runtime = OnnxRuntime(bundle.model_path)
     answer = runtime.run(rgb, np.zeros_like(aux))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from export.judge import read_pairs
@@ -72,7 +73,29 @@ def test_crops_come_once_with_who_is_on_them(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("task", ["saliency", "reid"])
+def test_scenes_keep_their_partners(tmp_path: Path) -> None:
+    folder, out = tmp_path / "scenes", tmp_path / "pairs.npz"
+    folder.mkdir()
+    for level in (40, 200):
+        Image.new("RGB", (96, 64), (level, 0, 0)).save(folder / f"{level:03}_rgb.jpg")
+        Image.new("L", (96, 64), level).save(folder / f"{level:03}_nir.jpg")
+
+    result = write("scenes", "--data", folder, "--size", 64, 32, "--out", out)
+
+    assert result.output == f"2 pairs in {out}\n"
+    pairs = read_pairs(out, (64, 32))
+    assert pairs.pid is None
+    np.testing.assert_allclose(
+        pairs.aux[..., 0].mean(axis=(1, 2)), [40 / 255, 200 / 255], atol=0.01
+    )
+    np.testing.assert_allclose(pairs.rgb[..., 0].mean(axis=(1, 2)), [40, 200], atol=3)
+    (folder / "040_nir.jpg").unlink()
+    result = write("scenes", "--data", folder, "--size", 64, 32, "--out", out)
+    assert result.exit_code == 2
+    assert "040_nir.jpg" in result.output.replace("\n", "")
+
+
+@pytest.mark.parametrize("task", ["saliency", "reid", "scenes"])
 def test_a_folder_that_is_not_there_is_named(task: str, tmp_path: Path) -> None:
     more = ["--layout", "rgbn300"] if task == "reid" else []
 

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.training.scenes import disc, write_triple
+from training.data import decoded
 from training.data.sample import Draw
-from training.data.triples import HeldOutTriples, TrainTriples, Triple, find_triples, read_depth
+from training.data.triple_samples import HeldOutTriples, TrainTriples
+from training.data.triples import Triple, find_triples, read_depth
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,44 @@ def test_sizes_that_differ_are_named(triples_root: Path) -> None:
 
     with pytest.raises(ValueError, match=r"000: rgb \(72, 96\), depth \(8, 8\)"):
         dataset[0]
+
+
+def assert_same(one: TrainTriples, other: TrainTriples) -> None:
+    for index in range(len(one.items)):
+        for first, second in zip(one[index], other[index], strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_kept_triples_are_the_decoded_ones_and_pictures_are_read_once(
+    triples_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.arange(72 * 96, dtype=np.uint16).reshape(72, 96)).save(
+        triples_root / "depth" / "004.png"
+    )
+    triples, draw = find_triples(triples_root), Draw((32, 64), batch_size=2, seed=0)
+    plain = TrainTriples(triples, draw)
+    kept = TrainTriples(triples, draw, tmp_path / "cache")
+    assert_same(plain, kept)
+    assert len(list((tmp_path / "cache").iterdir())) == 6
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoded, "decode", None)
+        assert_same(plain, kept)
+
+
+@pytest.mark.parametrize("what", ["picture", "convention"])
+def test_what_changed_is_decoded_anew(triples_root: Path, tmp_path: Path, what: str) -> None:
+    triple = find_triples(triples_root)[0]
+    before = decoded.decode_once(triple, tmp_path / "cache")
+
+    if what == "picture":
+        Image.fromarray(disc(5, (40, 50))[1]).save(triple.depth)
+        Image.fromarray(disc(5, (40, 50))[0]).save(triple.rgb)
+        Image.fromarray(disc(5, (40, 50))[2]).save(triple.gt)
+    else:
+        triple = find_triples(triples_root, "near_dark")[0]
+    after = decoded.decode_once(triple, tmp_path / "cache")
+
+    for values, expected in zip(after, decoded.decode(triple), strict=True):
+        np.testing.assert_array_equal(values, expected)
+    assert not np.array_equal(after.near, before.near)

@@ -46,7 +46,7 @@ class ReIDBatch(NamedTuple):
 
 
 def collate_crops(samples: Sequence[ReIDSample]) -> ReIDBatch:
-    """Stack samples of one size."""
+    """Stack B samples of one size, in their order; shapes and ranges as in `ReIDBatch`."""
     rgb, aux, identity, camera = zip(*samples, strict=True)
     return ReIDBatch(
         torch.from_numpy(np.stack(rgb)),

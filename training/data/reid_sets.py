@@ -39,6 +39,8 @@ Rule = Literal["camera", "scene"]
 PANEL = (128, 256)
 """Height and width of one modality in a file that holds several."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+COLOURFUL = 8.0
+"""Mean difference of a picture's channels, in levels of 255, that JPEG alone does not make."""
 
 
 class Picture(NamedTuple):
@@ -123,6 +125,32 @@ def find_trial(root: Path, layout: Layout) -> Trial:
             raise ValueError(f"{folder}: expected pictures of camera 1 and of another")
         return Trial(query, gallery, "camera")
     raise ValueError(f"unknown layout {layout!r}; known: {', '.join(get_args(Layout))}")
+
+
+def refuse_swapped(crops: Sequence[Crop]) -> None:
+    """Look at sixteen crops; the doctor looks at all.
+
+    Raises:
+        ValueError: in most, near-infrared has colours and colour has none.
+    """
+    some = [crop for crop in crops if crop.nir][:: max(len(crops) // 16, 1)]
+    swapped = 0
+    for crop in some:
+        assert crop.nir  # noqa: S101 - chosen so above
+        colours = channels_differ(read_picture(crop.nir)) > COLOURFUL
+        swapped += colours and channels_differ(read_picture(crop.rgb)) < 1
+    if some and swapped > len(some) / 2:
+        raise ValueError(
+            f"{some[0].rgb.path.parent}: near-infrared has colours and colour has none; "
+            "the two look swapped"
+        )
+
+
+def channels_differ(values: NDArray[np.uint8] | NDArray[np.uint16]) -> float:
+    """Mean over the pixels of largest minus smallest channel of (H, W, 3); 0 of a grey (H, W)."""
+    if values.ndim == 2:
+        return 0.0
+    return float((values.max(axis=2).astype(int) - values.min(axis=2)).mean())
 
 
 def split_identities(

@@ -8,9 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from model.preprocessing import DepthConvention
 from training.data.polarity import detect_polarity
-from training.data.triples import ALIASES, SUFFIXES, Triple, find_triples, role_folders, shown
+from training.data.triples import (
+    ALIASES,
+    SUFFIXES,
+    Triple,
+    find_triples,
+    read_depth,
+    role_folders,
+    shown,
+    size_of,
+)
 
 DEEPEST = 3
 """Folders below the root in which sets are looked for, e.g. `RGBD_for_test/NJU2K`."""
@@ -120,8 +131,8 @@ def find_sets(root: Path, given: Mapping[str, DepthConvention] | None = None) ->
         given: conventions by set name; the others are told from their depth and masks.
 
     Raises:
-        ValueError: nothing fits, a set is incomplete, `given` names no set, or a set's depth says
-            nothing clear; the message names it.
+        ValueError: nothing fits, a set is incomplete, its pictures differ in size or look swapped,
+            `given` names no set, or a set's depth says nothing clear; the message names it.
     """
     folders = set_folders(root)
     if not folders:
@@ -139,6 +150,7 @@ def find_sets(root: Path, given: Mapping[str, DepthConvention] | None = None) ->
 def read_set(name: str, folder: Path, convention: DepthConvention | None) -> TripleSet:
     """One set; errors as in `find_sets`."""
     triples = find_triples(folder)
+    _refuse_unfit(name, triples)
     evidence = "as given"
     if convention is None:
         polarity = detect_polarity(triples)
@@ -146,6 +158,22 @@ def read_set(name: str, folder: Path, convention: DepthConvention | None) -> Tri
         if convention is None:
             raise ValueError(f"{name}: say how depth is written, it is {evidence}")
     return TripleSet(name, [replace(t, convention=convention) for t in triples], evidence)
+
+
+def _refuse_unfit(name: str, triples: Sequence[Triple]) -> None:
+    """What would not fail by itself, but teach or score nonsense; the doctor says more."""
+    unequal = [t.rgb.stem for t in triples if len({size_of(p) for p in (t.rgb, t.depth, t.gt)}) > 1]
+    if unequal:
+        raise ValueError(
+            f"{name}: colour, depth and mask differ in size in {len(unequal)} of {len(triples)}: "
+            + shown(unequal)
+        )
+    some = triples[:: max(len(triples) // 16, 1)]
+    depths = [read_depth(triple.depth) for triple in some]
+    if sum(len(np.unique(depth)) == 2 for depth in depths) > len(some) / 2:
+        raise ValueError(
+            f"{name}: depth is black and white; its folder and that of the masks look swapped"
+        )
 
 
 def stray_pictures(root: Path) -> list[Path]:

@@ -57,7 +57,7 @@ def drop_modalities(
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size."""
+    """Stack B samples of one size, in their order; shapes and ranges as in `Batch`."""
     rgb, aux, gt = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     return Batch(torch.from_numpy(rgb), torch.from_numpy(aux), torch.from_numpy(gt)[:, None])
 

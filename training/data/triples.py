@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.preprocessing import DepthConvention, normalise_depth, prepare_depth, prepare_rgb
-from training.data.augment import joint_crop, photometric
-from training.data.sample import Draw, Sample
+from model.preprocessing import DepthConvention
 
 Role = Literal["rgb", "depth", "gt"]
 """What a picture is in a triple."""
@@ -111,16 +109,39 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
+@contextmanager
+def picture(path: Path) -> Iterator[Image.Image]:
+    """A picture to be decoded inside.
+
+    Raises:
+        ValueError: it cannot be; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of a picture or an array on disk; errors as in `picture`."""
+    if path.suffix.lower() == ".npy":
+        height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        return height, width
+    with picture(path) as image:
+        return image.height, image.width
+
+
 def read_depth(path: Path) -> NDArray[Any]:
     """Depth at native precision, (H, W).
 
     Raises:
-        ValueError: a colour picture.
+        ValueError: a colour picture, or one that cannot be read.
     """
     if path.suffix.lower() == ".npy":
         values: NDArray[Any] = np.load(path, allow_pickle=False)
         return values
-    with Image.open(path) as image:
+    with picture(path) as image:
         if image.mode in ("RGB", "RGBA", "P"):
             colour = np.asarray(image.convert("RGB"))
             if not (colour == colour[..., :1]).all():
@@ -133,65 +154,11 @@ def read_gt(path: Path) -> NDArray[np.bool_]:
     """The mask, (H, W); the object is above 128, as the field's evaluators read it.
 
     Raises:
-        ValueError: all of it is at most 128, but not 0, as in masks that are written with 0 and 1.
+        ValueError: all of it is at most 128, but not 0, as in masks that are written with 0 and 1;
+            or it cannot be read.
     """
-    with Image.open(path) as image:
+    with picture(path) as image:
         values = np.asarray(image.convert("L"))
     if 0 < values.max() <= 128:
         raise ValueError(f"{path}: no value is above 128, the largest is {values.max()}")
     return values > 128
-
-
-class TrainTriples:
-    """Training samples without end: sample i is a pure function of (seed, i).
-
-    Args:
-        triples: visited in an order shuffled anew each epoch.
-        draw: sizes, batches and seed.
-    """
-
-    def __init__(self, triples: Sequence[Triple], draw: Draw) -> None:
-        self.items = list(triples)
-        self.draw = draw
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample `index` of the endless sequence."""
-        triple = self.items[self.draw.shuffled(index, len(self.items))]
-        with Image.open(triple.rgb) as image:
-            rgb = np.asarray(image.convert("RGB"))
-        near, _ = normalise_depth(read_depth(triple.depth), triple.convention)
-        gt = read_gt(triple.gt).astype(np.uint8) * 255
-        if not rgb.shape[:2] == near.shape == gt.shape:
-            raise ValueError(
-                f"{triple.rgb.stem}: rgb {rgb.shape[:2]}, depth {near.shape}, gt {gt.shape}"
-            )
-        rng = self.draw.rng(index)
-        rgb, near, gt = joint_crop((rgb, near, gt), gt, self.draw.size(index), rng)
-        return Sample(photometric(rgb, rng), near[..., None], (gt > 127).astype(np.float32))
-
-
-class HeldOutTriples:
-    """Validation triples as they are, resized.
-
-    Args:
-        triples: the held-out triples.
-        size: (height, width) in pixels.
-    """
-
-    def __init__(self, triples: Sequence[Triple], *, size: tuple[int, int]) -> None:
-        self.triples = list(triples)
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.triples)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Triple `index`."""
-        triple = self.triples[index]
-        with Image.open(triple.rgb) as image:
-            rgb = prepare_rgb(image, self.size)
-        aux = prepare_depth(read_depth(triple.depth), triple.convention, self.size)
-        gt = read_gt(triple.gt).astype(np.float32)
-        height, width = self.size
-        gt = cv2.resize(gt, (width, height), interpolation=cv2.INTER_AREA)
-        return Sample(rgb, aux, (gt > 0.5).astype(np.float32))

@@ -1,0 +1,1 @@
+"""One saliency bundle behind other model servers, to compare with ours."""
