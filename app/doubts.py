@@ -17,15 +17,16 @@ _CLEARLY = 1.3
 
 def doubt_rgb(rgb: NDArray[np.uint8], place: Place) -> list[str]:
     """Doubts about a colour picture (H, W, 3)."""
-    if (rgb == rgb[0, 0]).all():
+    planes = _planes(rgb)
+    flat = [np.ptp(plane) == 0 for plane in planes]
+    if all(flat):
         return [f"{place} is constant"]
-    flat = np.ptp(rgb, axis=(0, 1)) == 0
     doubts = [
         f"the {colour} channel of {place} is constant"
         for colour, is_flat in zip(("red", "green", "blue"), flat, strict=True)
         if is_flat
     ]
-    return doubts + _doubt_range(rgb.min(axis=-1) == 255, place)
+    return doubts + _doubt_range(planes.min(axis=0) == 255, place)
 
 
 def doubt_aux(aux: NDArray[np.float32], place: Place) -> list[str]:
@@ -46,11 +47,17 @@ def doubt_order(rgb: NDArray[np.uint8], depth: NDArray[np.float32]) -> list[str]
     A grey picture that is smoother than its depth. Of 25 real pairs every one, once grey, is 1.7
     to 13 times as rough as its depth.
     """
-    if np.ptp(rgb, axis=-1).max() > _COLOURLESS or np.ptp(rgb) == 0 or np.ptp(depth) == 0:
+    spread = np.ptp(_planes(rgb), axis=0).max()
+    if spread > _COLOURLESS or np.ptp(rgb) == 0 or np.ptp(depth) == 0:
         return []
     if _CLEARLY * _roughness(rgb[..., 0].astype(np.float32)) >= _roughness(depth[..., 0]):
         return []
     return ["rgb has no colour and is smoother than depth: are the two swapped?"]
+
+
+def _planes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(3, H, W): reductions over a last axis of three are dozens of times slower."""
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
 def _doubt_range(full: NDArray[np.bool_], place: Place) -> list[str]:

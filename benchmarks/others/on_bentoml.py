@@ -45,15 +45,11 @@ class Saliency:
         self._pictures = Pictures()
 
     @bentoml.api(route="/v1/saliency")  # type: ignore[untyped-decorator]
-    async def saliency(
-        self, rgb: Path, depth: Path, ctx: bentoml.Context
-    ) -> Annotated[Path, ContentType("image/png")]:
+    async def saliency(self, rgb: Path, depth: Path) -> Annotated[bytes, ContentType("image/png")]:
         """A form to a PNG."""
         pair = await asyncio.to_thread(
             lambda: self._pictures.prepare(rgb.read_bytes(), depth.read_bytes())
         )
         packed = np.concatenate([pair.rgb, pair.aux.view(np.uint8)], axis=-1)
         rows = await self.network.to_async.run(packed[None])
-        answer = Path(ctx.temp_dir) / "map.png"
-        answer.write_bytes(await asyncio.to_thread(self._pictures.encode, rows[0], pair.size))
-        return answer
+        return await asyncio.to_thread(self._pictures.encode, rows[0], pair.size)

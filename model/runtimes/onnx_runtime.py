@@ -56,6 +56,8 @@ class OnnxRuntime:
         wanted = _PROVIDERS[device]
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; the rest is about graph optimisation
+        # A thread that waits for the others of its operator sleeps: pictures need the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         # Asked for a provider outside its build, onnxruntime warns and gives a CPU session.

@@ -67,12 +67,14 @@ async def test_an_odd_pair_is_answered_with_a_warning(
     assert answer.headers["x-warnings"] == warning
 
 
-async def test_neither_a_good_pair_nor_a_grey_photo_nor_a_white_background_is_odd(
+async def test_neither_a_good_pair_nor_a_grey_or_red_photo_nor_a_white_background_is_odd(
     client: AsyncClient,
 ) -> None:
     white = np.full_like(noise(), 255)
     white[16:48, 16:48] = noise()[16:48, 16:48]
-    for rgb in (noise(), noise()[..., :1].repeat(3, axis=2), white):
+    red = noise()
+    red[2:, :, 0] = 255
+    for rgb in (noise(), noise()[..., :1].repeat(3, axis=2), red, white):
         answer = await client.post(URL, files=pair(encoded(rgb)))
 
         assert answer.json()["warnings"] == []
