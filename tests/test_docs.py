@@ -132,7 +132,9 @@ def _module_faults(name: str, args: list[str], *, whole: bool) -> Iterator[str]:
         yield f"{name}: not a module of this project"
         return
     try:
-        module = importlib.import_module(f"{name}.__main__" if "." not in name else name)
+        module = importlib.import_module(name)
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{name}.__main__")
     except ModuleNotFoundError as error:
         yield str(error)
         return

@@ -33,6 +33,10 @@ COMMANDS = {
 START_S = 240
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     bundle: Annotated[Path, typer.Argument(help="Folder of one saliency bundle.")],
     environments: Annotated[
@@ -165,4 +169,4 @@ async def _status(port: int, request: bytes) -> int:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
