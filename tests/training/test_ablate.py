@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from tests.training.test_loop import TINY
 from training.__main__ import app
 from training.ablate import Grid, ablate, folder_name, spread, summarise, write_report
@@ -89,10 +90,17 @@ def test_variants_differ_by_what_they_say_alone(recipe: Path, tmp_path: Path) ->
     results = ablate(recipe, grid, tmp_path)
 
     assert results["cda"] == results["again"]
-    assert results["cda"] != results["ca"]
-    for variant, fusion in (("again", "cda"), ("ca", "ca")):
-        config = load_checkpoint(tmp_path / variant / "seed0" / "last.safetensors").config
-        assert config.fusion == fusion
+    cda, again, ca = (
+        load_checkpoint(tmp_path / variant / "seed0" / "last.safetensors")
+        for variant in grid.variants
+    )
+    assert [each.config.fusion for each in (cda, again, ca)] == ["cda", "cda", "ca"]
+
+    def differ(one: Checkpoint, other: Checkpoint) -> bool:
+        return any(not torch.equal(value, other.state[key]) for key, value in one.state.items())
+
+    assert not differ(cda, again)
+    assert differ(cda, ca)
 
 
 def test_a_variant_that_does_not_fit_is_refused_before_anything_is_trained(
