@@ -65,6 +65,9 @@ class HardwareChoice(StrEnum):
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file of this project.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; an old bundle is replaced.")],
+    name: Annotated[
+        str | None, typer.Option(help="Of the bundle.", show_default="the preset's")
+    ] = None,
     version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 20.")] = 20,
     size: Annotated[
@@ -103,6 +106,7 @@ def main(
     report = _reporter()
     try:
         options = Options(
+            name=name,
             version=version,
             opset=opset,
             size=size,

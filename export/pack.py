@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from model.bundle import (
     CARD,
     MANIFEST,
     MODEL,
+    NAME,
     PARITY,
     Bundle,
     Preprocessing,
@@ -51,6 +53,8 @@ Report = Callable[[str], None]
 class Options:
     """What the exporter decides; the rest is the checkpoint's."""
 
+    name: str | None = None
+    """Of the bundle, by which requests ask for it; none: the preset's."""
     version: str = "0.1.0"
     """Of the bundle."""
     opset: int = 20
@@ -67,6 +71,10 @@ class Options:
     """Scores by test set; none: what the checkpoint measured in validation."""
     notes: str | None = None
     """Markdown in place of the card's general limits."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(NAME, self.name):
+            raise ValueError(f"a bundle is named in {NAME}, got {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ def _manifest_fields(
     measured = {"validation": checkpoint.metrics} if checkpoint.metrics else {}
     return {
         **_task_fields(checkpoint.config),
-        "name": checkpoint.config.name,
+        "name": options.name or checkpoint.config.name,
         "version": options.version,
         "input_size": checkpoint.config.input_size,
         "precision": conversion.precision,

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""What a bundle may be called."""
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 CANARY = "canary.npz"
@@ -54,7 +56,7 @@ class Manifest(_Strict):
     """Layout of the bundle folder."""
     task: Literal["saliency", "reid"]
     """Which answers the network gives."""
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    name: str = Field(pattern=NAME)
     """How requests choose this bundle."""
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")
     """Together with the name, the provenance of every answer."""
@@ -255,7 +257,10 @@ def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
         bundle = open_bundle(path, verify=verify)
         name = bundle.manifest.name
         if name in found:
-            raise BundleError(f"{path / MANIFEST}: {found[name].path} is named {name!r} too")
+            raise BundleError(
+                f"{path / MANIFEST}: {found[name].path} is named {name!r} too; serve one of them, "
+                "or export one under another `--name`"
+            )
         found[name] = bundle
     return [found[name] for name in sorted(found)]
 

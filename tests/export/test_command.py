@@ -23,19 +23,26 @@ def file(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     return path
 
 
+def test_a_name_that_no_address_takes_is_refused_at_once(file: Path, tmp_path: Path) -> None:
+    result = export(file, "--out", tmp_path / "out", "--name", "My model")
+
+    assert result.exit_code == 1
+    assert "got 'My model'" in result.output
+
+
 def test_one_command_makes_a_bundle(file: Path, tmp_path: Path) -> None:
     scores, card, out = tmp_path / "scores.json", tmp_path / "card.md", tmp_path / "new" / "tiny"
     scores.write_text(json.dumps({"photos": {"s_measure": 0.75}}))
     card.write_text("Only for apples.")
 
     result = export(
-        file, "--out", out, "--version", "1.2", "--opset", "18", "--size", "32", "64",
-        "--weights", "float16", "--metrics", scores, "--card", card,
+        file, "--out", out, "--name", "mine", "--version", "1.2", "--opset", "18",
+        "--size", "32", "64", "--weights", "float16", "--metrics", scores, "--card", card,
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
     assert "onnxruntime          max abs error" in result.output
-    assert "tiny@1.2" in result.output
+    assert "mine@1.2" in result.output
     manifest = open_bundle(out).manifest
     assert manifest.input_size == (32, 64)
     assert manifest.config["input_size"] == [32, 64]
