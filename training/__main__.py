@@ -210,7 +210,7 @@ def evaluate_saliency_command(
         write_scores,
     )
     from training.report import compare, latex, markdown, write_curves, write_images
-    from training.test_time import averaged
+    from training.tta import averaged
 
     try:
         if (model is None) == (maps is None) or (maps and (conditions or flip or multi_scale)):
@@ -291,7 +291,7 @@ def evaluate_reid_command(
     from training.data.reid_sets import find_trial
     from training.evaluate import open_model
     from training.evaluate_reid import describe, evaluate_reid, reid_table
-    from training.test_time import averaged
+    from training.tta import averaged
 
     try:
         runtime, size = open_model(model, "reid")

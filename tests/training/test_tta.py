@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model.checkpoint import Checkpoint, save_checkpoint
 from tests.training.test_missing_modality import reid_net, saliency_net
 from tests.training.test_reid import TINY_VIT
-from training.test_time import SCALES, Averaged, averaged
+from training.tta import SCALES, Averaged, averaged
 
 
 class Leftmost:
