@@ -147,7 +147,7 @@ def test_16_bits_are_read_as_such_and_missing_depth_is_marked(page: Any) -> None
 
 
 def test_the_threshold_acts_without_the_service(page: Any) -> None:
-    page.click("[data-example=vase]")
+    page.click("[data-example=mug]")
     page.wait_for_selector(ANSWERED)
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url) if "/v1/" in request.url else None)

@@ -26,7 +26,7 @@ def file(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 def test_a_name_that_no_address_takes_is_refused_at_once(file: Path, tmp_path: Path) -> None:
     result = export(file, "--out", tmp_path / "out", "--name", "My model")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "got 'My model'" in result.output
 
 
