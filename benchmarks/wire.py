@@ -53,12 +53,18 @@ class Server:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @contextlib.contextmanager
 def serving(bundles: Path, settings: Mapping[str, object]) -> Iterator[Server]:
     """Serve on a free port until the block ends."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {f"MUTUALFORMER_{name.upper()}": str(value) for name, value in settings.items()}
     start = time.perf_counter()
     process = subprocess.Popen(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import time
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.others.work import BUNDLE, PATH, PORT, THREADS, WORKERS
 from benchmarks.serving import DATA, PATIENT, Data, closed_loop, quantiles_ms, read_pairs
-from benchmarks.wire import HOST, Reply, Server, Wire, form, serving
+from benchmarks.wire import HOST, Reply, Server, Wire, form, free_port, serving
 
 MODULE = "benchmarks.others.on_"
 COMMANDS = {
@@ -96,9 +95,7 @@ def _other(
     name: str, folder: Path, bundle: Path, threads: int, workers: int, request: bytes
 ) -> Iterator[Server]:
     """Start it and wait until it answers a pair."""
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program, *arguments = COMMANDS[name]
     if name == "bentoml":
         arguments += ["--port", str(port), "--host", HOST]

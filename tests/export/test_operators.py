@@ -15,7 +15,7 @@ from model.checkpoint import Checkpoint
 from model.config import Config, ReIDConfig, SaliencyConfig
 from model.reid import ReIDNet
 from model.saliency import SaliencyNet
-from tests.model.tiny import tiny_config
+from tests.model.tiny import TINY_VIT, tiny_config
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 LOW: tuple[Low, ...] = ("fp16", "bf16")
@@ -57,17 +57,7 @@ def converted(config: Config) -> ModelProto:
     return convert(Checkpoint(config, network.state_dict()), Options()).model
 
 
-VIT = ReIDConfig(
-    name="tiny-reid",
-    backbone="test_vit",
-    backbone_args={},
-    trunk="vit",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    input_size=(64, 64),
-    embed_dim=64,
-    num_heads=4,
-)
+VIT = replace(TINY_VIT, input_size=(64, 64))
 
 
 @pytest.mark.parametrize(

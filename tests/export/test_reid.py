@@ -19,7 +19,9 @@ from model.config import ReIDConfig
 from model.runtimes.onnx_runtime import OnnxRuntime
 from tests.export.test_command import export
 from tests.export.test_pack import tampered
-from tests.model.test_reid import TINY, TINY_VIT, network, pairs
+from tests.model.test_reid import network, pairs
+from tests.model.tiny import TINY_REID as TINY
+from tests.model.tiny import TINY_VIT
 
 CLASSES = 23
 """No other length in the network."""

@@ -10,9 +10,8 @@ from export.pack import Conversion, Options, convert, with_precision, write_bund
 from export.precision import Low
 from model.bundle import Bundle
 from model.checkpoint import Checkpoint
-from model.config import ReIDConfig
 from model.reid import ReIDNet
-from tests.model.tiny import tiny_config, tiny_network
+from tests.model.tiny import TINY_VIT, tiny_config, tiny_network
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -20,18 +19,7 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 def _checkpoint(task: str) -> Checkpoint:
     if task == "saliency":
         return Checkpoint(tiny_config(), tiny_network().state_dict())
-    config = ReIDConfig(
-        name="tiny-reid",
-        backbone="test_vit",
-        backbone_args={},
-        trunk="vit",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        input_size=(64, 32),
-        embed_dim=64,
-        num_heads=4,
-    )
-    return Checkpoint(config, ReIDNet(config).state_dict())
+    return Checkpoint(TINY_VIT, ReIDNet(TINY_VIT).state_dict())
 
 
 @pytest.fixture(scope="session", params=["saliency", "reid"])

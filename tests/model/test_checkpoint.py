@@ -19,7 +19,8 @@ from model.checkpoint import (
     save_checkpoint,
 )
 from model.saliency import SaliencyNet
-from tests.model.test_reid import TINY, network
+from tests.model.test_reid import network
+from tests.model.tiny import TINY_REID as TINY
 from tests.model.tiny import tiny_config
 
 

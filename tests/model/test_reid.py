@@ -9,19 +9,8 @@ from safetensors.torch import save_file
 
 from model.config import ReIDConfig
 from model.reid import ReIDNet
-
-TINY = ReIDConfig(
-    name="tiny",
-    backbone="test_efficientnet",
-    backbone_args={},
-    trunk="cnn",
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    input_size=(64, 32),
-    embed_dim=16,
-    num_heads=2,
-)
-TINY_VIT = replace(TINY, backbone="test_vit", trunk="vit", embed_dim=64, num_heads=4)
+from tests.model.tiny import TINY_REID as TINY
+from tests.model.tiny import TINY_VIT
 
 
 def pairs(config: ReIDConfig, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,17 +1,31 @@
-"""A small saliency network and pairs for it; weights are random."""
+"""Small networks and pairs for them; weights are random."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.config import SaliencyConfig
+from model.config import ReIDConfig, SaliencyConfig
 from model.saliency import SaliencyNet
 
 SIDE = 64
 """Height and width of the input in pixels."""
+
+TINY_REID = ReIDConfig(
+    name="tiny",
+    backbone="test_efficientnet",
+    backbone_args={},
+    trunk="cnn",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    input_size=(64, 32),
+    embed_dim=16,
+    num_heads=2,
+)
+TINY_VIT = replace(TINY_REID, backbone="test_vit", trunk="vit", embed_dim=64, num_heads=4)
 
 
 def tiny_config(**changes: Any) -> SaliencyConfig:
