@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from model.checkpoint import load_checkpoint
 from tests.training.steady_norms import SteadyNorms
+from training.data import sample
 from training.loop import Interrupted, fit
 from training.recipe import DataRecipe, Recipe, SaliencyRecipe
 from training.saliency import SaliencyTask
@@ -294,6 +296,19 @@ def test_compiled_kernels_learn_the_same(recipe: SaliencyRecipe, whole: Path) ->
 def _steps(run: Path) -> int:
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     return int(last["step"])
+
+
+def test_workers_inherit_no_locks_of_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = cv2.getNumThreads()
+    seen: list[int] = []
+    monkeypatch.setattr(sample, "DataLoader", lambda *_, **__: seen.append(cv2.getNumThreads()))
+    try:
+        cv2.setNumThreads(2)
+        sample.loader([], sample.Steps(0, 1, 1), list, workers=1)
+    finally:
+        cv2.setNumThreads(threads)
+
+    assert seen == [1]
 
 
 def test_a_signal_saves_the_state_and_stops(recipe: SaliencyRecipe, tmp_path: Path) -> None:

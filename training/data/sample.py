@@ -140,6 +140,9 @@ def loader(
         collate: a list of samples -> a batch.
         workers: 0 prepares samples in the calling process.
     """
+    if workers:
+        # Workers are forks: one that inherits OpenCV's threads as locks may wait for them for ever.
+        cv2.setNumThreads(1)
     return DataLoader(
         samples,
         batch_sampler=steps,
@@ -155,4 +158,3 @@ def _prepare_worker(_worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
