@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -27,6 +29,8 @@ Rows = NDArray[np.float32]
 """What a runtime answers: one row for each pair."""
 T = TypeVar("T")
 
+_NICENESS = 10
+"""Of threads for pictures: a tenth of the weight of a network's, on Linux."""
 _CLOSE_S = 10.0
 """Longest that a runtime may take to free itself."""
 
@@ -47,13 +51,15 @@ class Answer:
 class Pools:
     """Threads for pictures, apart so that answers are not held up by what still comes in.
 
+    Where processors are scarce they wait for the threads of networks, which everyone waits for.
+
     Args:
         threads: in each of the two pools; so many pictures are decoded at once.
     """
 
     def __init__(self, threads: int) -> None:
-        self.decode = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.encode = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self.decode = ThreadPoolExecutor(threads, "decode", _yield_to_networks)
+        self.encode = ThreadPoolExecutor(threads, "encode", _yield_to_networks)
 
     def close(self) -> None:
         """Finish what was submitted."""
@@ -285,6 +291,12 @@ class Predictor:
             )
         self.faulty = False
         return self.canary_max_error
+
+
+def _yield_to_networks() -> None:
+    """Lower the calling thread's priority, where a thread has one of its own."""
+    if sys.platform == "linux":
+        os.nice(_NICENESS)  # there, of the thread alone
 
 
 async def in_order(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.predictor import RuntimeThreads
+from app.predictor import Pools, RuntimeThreads
 from model.runtimes.base import RuntimeFailure
 from model.runtimes.echo import EchoRuntime
 
@@ -77,3 +79,18 @@ async def test_a_run_that_was_given_up_hangs_until_it_ends_whatever_others_do() 
             while threads.hangs:  # noqa: ASYNC110 - a thread tells nobody
                 await asyncio.sleep(0.01)
         await threads.infer(RGB, AUX)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_for_pictures_let_those_of_networks_go_first() -> None:
+    pools = Pools(1)
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def own() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    theirs = {pools.decode.submit(own).result(), pools.encode.submit(own).result()}
+    pools.close()
+
+    assert theirs == {min(19, mine + 10)}
+    assert own() == mine
