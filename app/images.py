@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,6 +31,7 @@ from app.errors import (
     UnreadablePicture,
     UnsupportedPicture,
 )
+from model.preprocessing import as_rgb
 
 RGB_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 GREY_FORMATS = ("PNG", "TIFF", "BMP", "JPEG")
@@ -170,7 +172,7 @@ def _decode_rgb(upload: Upload, limits: Limits) -> tuple[Image.Image, int]:
         upright = _upright(image)
         if "transparency" in upright.info:
             upright = upright.convert("RGBA")
-        return upright.convert("RGB"), orientation
+        return as_rgb(upright), orientation
 
     return _decode(upload, RGB_FORMATS, limits, colour)
 
@@ -367,15 +369,15 @@ def _guess(data: bytes) -> str:
 
 def upscale(saliency: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize a map in [0, 1] to (width, height)."""
-    resized = Image.fromarray(saliency).resize(size, Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(resized), 0.0, 1.0)
+    resized = np.array(Image.fromarray(saliency).resize(size, Image.Resampling.BILINEAR))
+    return np.clip(resized, 0.0, 1.0, out=resized)
 
 
 def encode_png(image: Image.Image) -> bytes:
     """A PNG in the image's own mode."""
     file = io.BytesIO()
-    # Level 1 is several times faster than the default, for files about a tenth larger.
-    image.save(file, "PNG", compress_level=1)
+    # Several times faster than the defaults; runs alone suit maps, and photos no less than level 1.
+    image.save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return file.getvalue()
 
 

@@ -27,8 +27,13 @@ def prepare_rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
         uint8 (H, W, 3).
     """
     height, width = size
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    resized = as_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture in mode RGB, the same one if it is already; Pillow would copy it."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def prepare_nir(nir: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -95,14 +100,22 @@ def normalise_depth(
     valid = np.isfinite(values)
     if convention == "metric":
         valid &= values > 0
+    if valid.all():
+        return _scale(values, convention).astype(np.float32, copy=False), valid
     near = np.zeros(values.shape, np.float32)
-    if not valid.any():
-        return near, valid
-    inside = values[valid]
-    low, high = inside.min(), inside.max()
-    scaled = (inside - low) / (high - low) if high > low else np.full_like(inside, 0.5)
-    near[valid] = scaled if convention == "near_bright" else 1.0 - scaled
+    if valid.any():
+        near[valid] = _scale(values[valid], convention)
     return near, valid
+
+
+def _scale(values: NDArray[Any], convention: DepthConvention) -> NDArray[Any]:
+    """Floats by min-max to [0, 1], near = 1; their array may be reused."""
+    low, high = values.min(), values.max()
+    if high == low:
+        return np.full_like(values, 0.5)
+    values -= low
+    values /= high - low
+    return values if convention == "near_bright" else np.subtract(1.0, values, out=values)
 
 
 def resize_valid(
