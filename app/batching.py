@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,8 +253,8 @@ class Batcher:
                 )
 
     async def _run_batch(self, batch: list[_Waiting]) -> Rows:
-        rgb = np.stack([waiting.rgb for waiting in batch])
-        aux = np.stack([waiting.aux for waiting in batch])
+        rgb = _stack([waiting.rgb for waiting in batch])
+        aux = _stack([waiting.aux for waiting in batch])
         try:
             async with asyncio.timeout(self.limits.max_run_s):
                 rows = await self._run(rgb, aux)
@@ -269,3 +269,8 @@ class Batcher:
         for waiting in batch:
             if not waiting.answer.done():
                 waiting.answer.set_exception(error)
+
+
+def _stack(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """A batch of them; of one, without a copy."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

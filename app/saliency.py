@@ -83,7 +83,7 @@ class SaliencyPredictor(Predictor):
             doubts = [
                 *doubt_rgb(prepared, colour.place),
                 *doubt_aux(aux, place),
-                *doubt_valid(float(valid.mean()), place),
+                *doubt_valid(np.count_nonzero(valid) / valid.size, place),
                 *doubt_order(prepared, aux),
             ]
             return PreparedPair(prepared, aux, pair.rgb.size, pair.warnings + doubts)
