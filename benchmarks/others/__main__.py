@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.others.work import BUNDLE, PATH, PORT, THREADS, WORKERS
+from benchmarks.others.work import BATCH, BUNDLE, PATH, PORT, THREADS, WORKERS
 from benchmarks.serving import DATA, PATIENT, Data, closed_loop, quantiles_ms, read_pairs
 from benchmarks.wire import HOST, Reply, Server, Wire, form, free_port, serving
 
@@ -47,6 +47,8 @@ def main(
     workers: Annotated[
         int, typer.Option(help="Processes of the others; batches that ours runs at once.")
     ] = 1,
+    batch: Annotated[int, typer.Option(help="Most pairs of a batch.")] = 8,
+    only: Annotated[list[str] | None, typer.Option(help="Names of those to measure.")] = None,
     data: Data = DATA,
 ) -> None:
     """Send the same pairs by the same client to each server in turn, and tabulate.
@@ -55,14 +57,16 @@ def main(
     all processes of a server, still holds.
     """
     requests = [form(PATH, files) for files in read_pairs(data)]
-    ours = PATIENT | {"threads": threads, "parallel_runs": workers}
+    ours = PATIENT | {"threads": threads, "parallel_runs": workers, "max_batch": batch}
+    sizes = {BUNDLE: bundle.absolute(), THREADS: threads, WORKERS: workers, BATCH: batch}
     servers: dict[str, Callable[[], AbstractContextManager[Server]]] = {
         "ours": lambda: serving(bundle, ours)
     }
     for name in COMMANDS:
         servers[name] = lambda name=name: _other(  # type: ignore[misc]  # a default of a lambda
-            name, environments / name / "bin", bundle, threads, workers, requests[0]
+            name, environments / name / "bin", sizes, requests[0]
         )
+    servers = {name: serve for name, serve in servers.items() if not only or name in only}
     rates: dict[str, list[float]] = {name: [] for name in servers}
     each_ms: dict[str, list[float]] = {name: [] for name in servers}
     replies: dict[str, list[Reply]] = {name: [] for name in servers}
@@ -92,15 +96,14 @@ def main(
 
 @contextlib.contextmanager
 def _other(
-    name: str, folder: Path, bundle: Path, threads: int, workers: int, request: bytes
+    name: str, folder: Path, sizes: Mapping[str, object], request: bytes
 ) -> Iterator[Server]:
     """Start it and wait until it answers a pair."""
     port = free_port()
     program, *arguments = COMMANDS[name]
     if name == "bentoml":
         arguments += ["--port", str(port), "--host", HOST]
-    values = {BUNDLE: bundle.absolute(), PORT: port, THREADS: threads, WORKERS: workers}
-    variables = {key: str(value) for key, value in values.items()}
+    variables = {key: str(value) for key, value in {**sizes, PORT: port}.items()}
     quiet = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # 15 by default, which a busy machine would punish

@@ -8,8 +8,8 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from benchmarks.others.work import (
+    BATCH,
     DELAY_S,
-    MAX_BATCH,
     PATH,
     PORT,
     TIMEOUT_S,
@@ -37,8 +37,10 @@ class Saliency(ls.LitAPI):  # type: ignore[misc]  # it ships no types
         """Left to `predict`, which needs each size."""
         return inputs
 
-    def predict(self, x: Sequence[Prepared]) -> list[Row]:
-        """Run the network."""
+    def predict(self, x: Sequence[Prepared] | Prepared) -> list[Row] | Row:
+        """Run the network; without batches it gets a single pair."""
+        if isinstance(x, Prepared):
+            return self._work.run(x.rgb[None], x.aux[None])[0], x.size
         rows = self._work.run(
             np.stack([pair.rgb for pair in x]), np.stack([pair.aux for pair in x])
         )
@@ -54,7 +56,7 @@ class Saliency(ls.LitAPI):  # type: ignore[misc]  # it ships no types
 
 
 if __name__ == "__main__":
-    api = Saliency(max_batch_size=MAX_BATCH, batch_timeout=DELAY_S, api_path=PATH)
+    api = Saliency(max_batch_size=number(BATCH), batch_timeout=DELAY_S, api_path=PATH)
     server = ls.LitServer(
         api, accelerator="cpu", workers_per_device=number(WORKERS), timeout=TIMEOUT_S
     )

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ray import serve
 
 from benchmarks.others.work import (
+    BATCH,
     BUNDLE,
+    CLIENTS,
     DELAY_S,
-    MAX_BATCH,
     PATH,
     PORT,
     THREADS,
@@ -31,14 +32,14 @@ from benchmarks.others.work import (
 )
 
 
-@serve.deployment(max_ongoing_requests=2 * MAX_BATCH)
+@serve.deployment(max_ongoing_requests=CLIENTS)
 class Saliency:
     """One pair in, one PNG out."""
 
     def __init__(self) -> None:
         self._work = Work()
 
-    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=DELAY_S)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=number(BATCH), batch_wait_timeout_s=DELAY_S)  # type: ignore[untyped-decorator]
     async def infer(self, pairs: list[Prepared]) -> list[NDArray[np.float32]]:
         """Run the network."""
         rgb, aux = (np.stack([pair[part] for pair in pairs]) for part in (0, 1))
@@ -56,7 +57,7 @@ class Saliency:
 
 
 if __name__ == "__main__":
-    variables = {name: os.environ[name] for name in (BUNDLE, THREADS)}
+    variables = {name: os.environ[name] for name in (BUNDLE, THREADS, BATCH)}
     ray.init(
         num_cpus=4,
         include_dashboard=False,

@@ -19,8 +19,9 @@ from model.bundle import load_canary, open_bundle
 from model.preprocessing import normalise_depth, prepare_rgb, resize_valid
 from model.runtimes.onnx_runtime import OnnxRuntime
 
-BUNDLE, PORT, THREADS, WORKERS = "OTHERS_BUNDLE", "OTHERS_PORT", "OTHERS_THREADS", "OTHERS_WORKERS"
-MAX_BATCH = 8
+BUNDLE, PORT = "OTHERS_BUNDLE", "OTHERS_PORT"
+THREADS, WORKERS, BATCH = "OTHERS_THREADS", "OTHERS_WORKERS", "OTHERS_BATCH"
+CLIENTS = 16
 DELAY_S = 0.005
 PATH = "/v1/saliency"
 TIMEOUT_S = 600
@@ -67,7 +68,7 @@ class Work(Pictures):
         super().__init__()
         self._runtime = OnnxRuntime(self._bundle.model_path, threads=number(THREADS))
         rgb, aux, _ = load_canary(self._bundle)
-        for rows in (1, MAX_BATCH):
+        for rows in (1, number(BATCH)):
             turns = np.arange(rows) % len(rgb)
             self.run(rgb[turns], aux[turns])
 
