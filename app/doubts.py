@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Place
+from model.preprocessing import DepthConvention
 
 _MOST = 0.9
 """Share of pixels at the upper end that means a saturated picture, and not a white background."""
@@ -15,6 +16,10 @@ _CLEARLY = 1.3
 """How many times as rough as the other one a picture is that is clearly rougher."""
 _STEP = 8
 """Every so many-th pixel of a row and a column shows colour where there is some."""
+_FEW = 0.005
+"""Share of missing pixels that a depth camera always exceeds."""
+_MILLIMETRES = (300, 20_000)
+"""What the farthest pixel of an indoor or street camera reads, whose full range is 65535."""
 
 
 def doubt_rgb(rgb: NDArray[np.uint8], place: Place) -> list[str]:
@@ -41,6 +46,24 @@ def doubt_aux(aux: NDArray[np.float32], place: Place) -> list[str]:
 def doubt_valid(share: float, place: Place) -> list[str]:
     """Doubts about depth of which only a `share` of the pixels is valid."""
     return [f"{place} is missing in {1 - share:.0%} of its pixels"] if share < 0.5 else []
+
+
+def doubt_convention(
+    depth: NDArray[np.generic], convention: DepthConvention, place: Place
+) -> list[str]:
+    """Doubts whether depth (H, W), as it was sent, is the brightness that it is read as.
+
+    16-bit values of a few thousand with zeros among them are a depth camera's millimetres, of
+    which zero, missing, would be read as the farthest or the nearest.
+    """
+    if convention == "metric" or depth.dtype.kind not in "ui" or depth.dtype.itemsize == 1:
+        return []
+    low, high = _MILLIMETRES
+    if not low <= depth.max() <= high or depth.min() > 0:
+        return []
+    if np.count_nonzero(depth == 0) < _FEW * depth.size:
+        return []
+    return [f"{place} looks like millimetres with 0 for missing: is it depth_convention=metric?"]
 
 
 def doubt_order(rgb: NDArray[np.uint8], depth: NDArray[np.float32]) -> list[str]:

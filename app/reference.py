@@ -32,10 +32,11 @@ the `field` and, of several pictures, the `index`, counted from 0. 429 and 503 c
 `Retry-After`.
 
 **Warnings.** A pair that can be answered but looks odd is answered, with warnings in `X-Warnings`
-and in JSON: likely swapped pictures, a constant or saturated channel, mostly missing depth, one
-EXIF orientation of two. A request without `depth` or `nir` is refused, unless the bundle's
-manifest says `"modality_policy": "substitute"`: then zeros stand in, as in training, and
-`X-Substituted`, the JSON and `/metrics` say so.
+and in JSON: likely swapped pictures, a constant or saturated channel, mostly missing depth,
+millimetres that are read as brightness, one EXIF orientation of two.
+A request without `depth` or `nir` is refused, unless the bundle's manifest says
+`"modality_policy": "substitute"`: then zeros stand in, as in training, and `X-Substituted`, the
+JSON and `/metrics` say so.
 
 **Headers.** Every answer carries `X-Request-Id` (yours, if you sent one) and `Server-Timing`:
 milliseconds per stage, and the size of the batch; an inferred one also `X-Model-Id`, a map

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.answers import MEDIA_TYPES, describe, encode
-from app.doubts import doubt_aux, doubt_order, doubt_rgb, doubt_valid
+from app.doubts import doubt_aux, doubt_convention, doubt_order, doubt_rgb, doubt_valid
 from app.errors import NotDepth, Place
 from app.images import DEPTH, Limits, Upload, decode_pair, decode_rgb, upscale
 from app.predictor import Answer, Predictor
@@ -83,6 +83,7 @@ class SaliencyPredictor(Predictor):
             doubts = [
                 *doubt_rgb(prepared, colour.place),
                 *doubt_aux(aux, place),
+                *doubt_convention(pair.aux, options.depth_convention, place),
                 *doubt_valid(np.count_nonzero(valid) / valid.size, place),
                 *doubt_order(prepared, aux),
             ]

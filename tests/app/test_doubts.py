@@ -36,6 +36,8 @@ def mostly(values: NDArray[np.generic], level: int) -> NDArray[np.generic]:
 
 HOLES = np.full((64, 64), np.nan, np.float32)
 HOLES[16:48, 16:48] = ramp(32, 32)
+MILLIMETRES = (800 + 40 * np.arange(64 * 64).reshape(64, 64) // 64).astype(np.uint16)
+MILLIMETRES[:4] = 0
 ODD = {
     "constant": ({"rgb": encoded(np.full_like(noise(), 9))}, "rgb is constant"),
     "no-blue": ({"rgb": without(2, 0)}, "the blue channel of rgb is constant"),
@@ -49,6 +51,10 @@ ODD = {
         "depth is saturated in 94% of its pixels",
     ),
     "holes": ({"depth": npy(HOLES)}, "depth is missing in 75% of its pixels"),
+    "millimetres": (
+        {"depth": encoded(MILLIMETRES)},
+        "depth looks like millimetres with 0 for missing: is it depth_convention=metric?",
+    ),
     "swapped": (
         {"rgb": encoded(ramp()), "depth": encoded(noise()[..., 0])},
         "rgb has no colour and is smoother than depth: are the two swapped?",
@@ -79,6 +85,17 @@ async def test_neither_a_good_pair_nor_a_grey_or_red_photo_nor_a_white_backgroun
 
         assert answer.json()["warnings"] == []
         assert "x-warnings" not in answer.headers
+
+
+async def test_millimetres_that_are_read_as_such_and_full_16_bit_ranges_are_not_odd(
+    client: AsyncClient,
+) -> None:
+    metric = await client.post(
+        f"{URL}&depth_convention=metric", files=pair(depth=encoded(MILLIMETRES))
+    )
+    bright = await client.post(URL, files=pair(depth=encoded(MILLIMETRES * 15)))
+
+    assert (metric.json()["warnings"], bright.json()["warnings"]) == ([], [])
 
 
 async def test_the_header_holds_a_few_warnings_and_the_answer_all(
