@@ -107,7 +107,7 @@ def ablate_command(
 
     Ctrl-C saves the state; the same command goes on.
     """
-    from training.ablate import Grid, ablate, summarise, write_report
+    from training.ablate import Grid, ablate, summarise
     from training.loop import Interrupted
     from training.recipe import Recipe
 
@@ -115,7 +115,6 @@ def ablate_command(
         given = _parse(changes or [])
         task = Recipe.load(recipe, **given).task
         results = ablate(recipe, Grid.load(grid), out, given)
-        write_report(results, task, out)
     except Interrupted as stop:
         typer.echo(f"{stop}. The same command goes on.", err=True)
         raise typer.Exit(130) from stop

@@ -73,7 +73,7 @@ def ablate(
     """Train every variant with every seed, into `<out>/<variant>/seed<n>/`.
 
     Runs that are finished are not repeated, and one that was stopped is resumed, so the same call
-    goes on after an interruption.
+    goes on after an interruption. The report is written anew after each seed.
 
     Args:
         recipe: what is varied.
@@ -92,6 +92,7 @@ def ablate(
     }
     if torch.cuda.device_count() > 1 or any(each.processes > 1 for each in chosen.values()):
         raise ValueError("runs follow each other in one process: set processes to 1, show one GPU")
+    (task,) = {each.task for each in chosen.values()}
     results: Results = {name: {} for name in grid.variants}
     # Seeds outside: a table can be made, and means something, after each.
     for seed in grid.seeds:
@@ -99,6 +100,7 @@ def ablate(
             run = out / folder_name(name) / f"seed{seed}"
             log.info("%s, seed %d", name, seed)
             results[name][seed] = _finished(run, chosen[name, seed])
+        write_report(results, task, out)
     return results
 
 

@@ -14,6 +14,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from tests.training.test_loop import TINY
 from training.__main__ import app
 from training.ablate import Grid, ablate, folder_name, spread, summarise, write_report
+from training.loop import Interrupted, fit
 from training.recipe import Recipe
 
 GRIDS = sorted((Path(__file__).parents[2] / "training" / "ablations").glob("*.yaml"))
@@ -82,6 +83,22 @@ def test_finished_runs_are_not_repeated_and_other_recipes_are_refused(
     assert again == results
     with pytest.raises(ValueError, match=r"holds a run of another recipe.* lr was "):
         ablate(recipe, grid, tmp_path / "out", {"lr": 0.5})
+
+
+def test_an_interrupted_ablation_leaves_the_table_of_the_seeds_that_are_complete(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(task: Any, chosen: Any, run: Path, **options: Any) -> dict[str, float]:
+        if run == tmp_path / "out" / "ca-cda" / "seed1":
+            raise Interrupted("stopped")
+        return fit(task, chosen, run, **options)
+
+    monkeypatch.setattr("training.ablate.fit", interrupted)
+    with pytest.raises(Interrupted):
+        ablate(recipe, Grid.load(write_grid(tmp_path)), tmp_path / "out")
+
+    rows = (tmp_path / "out" / "ablation.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:2] for row in rows] == [["cda", "0"], ["ca + cda", "0"]]
 
 
 def test_variants_differ_by_what_they_say_alone(recipe: Path, tmp_path: Path) -> None:
