@@ -200,6 +200,7 @@ def _plot(results: Results, task: Task, path: Path) -> None:
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel("S - MAE" if task == "saliency" else "(mAP + rank 1) / 2")
     right.axvline(0, color="black", linewidth=0.8)
+    right.locator_params(axis="x", nbins=6)
     right.set_xlabel(f"difference from {names[0]}, seed by seed")
     figure.savefig(path, dpi=120)
     plt.close(figure)
