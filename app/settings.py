@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     """Threads that decode and prepare pictures, and as many again that write answers; so many
     pictures are decoded at once, the rest wait as they were sent."""
     max_batch: int = Field(default=8, ge=1, le=1024)
-    """Most pairs of one run of a network."""
+    """Most pairs of one run of a network. On a CPU 1 answers as many, and sooner."""
     max_queue_delay_ms: float = Field(default=5.0, ge=0, le=1000)
     """Longest that a pair waits for a fuller batch while its network is free, in milliseconds."""
     max_queue: int = Field(default=256, ge=1)
