@@ -59,6 +59,8 @@ def create_app(
         version=VERSION,
         summary="Saliency maps of pictures with depth, embeddings of crops with near-infrared.",
         lifespan=lifespan,
+        # Of requests, to where OpenTelemetry's own environment variables say; nowhere by default.
+        telemetry={"auto_configure": True},
         docs_url="/docs" if settings.docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,

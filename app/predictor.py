@@ -208,7 +208,7 @@ class Predictor:
             inferred = await self.batcher.infer(rgb, aux, deadline=times.deadline)
         except RuntimeFailure as error:
             raise InferenceFailed("the network failed on this request") from error
-        times.waited("queue", inferred.queue_s)
+        times.waited("queue", inferred.queue_s, ended_s=inferred.infer_s)
         times.ran(inferred.batch, inferred.batch_size, inferred.infer_s)
         return inferred.row
 

@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from opentelemetry import trace
+from opentelemetry.context import get_current
+
+_tracer = trace.get_tracer("mutualformer")
 
 
 class StageTimes:
     """Travels with one request, whose pairs pass the same stages side by side.
 
-    Work adds up over pairs, waiting counts as the longest of any, a batch counts once.
+    Work adds up over pairs, waiting counts as the longest of any, a batch counts once. Where
+    OpenTelemetry records the request, each stage of each pair becomes a span below its own.
 
     Args:
         deadline: in the event loop's time; later the answer is of no use.
@@ -31,6 +36,7 @@ class StageTimes:
         self._lock = threading.Lock()  # pairs of one request are prepared side by side
         self._stages_ms: dict[str, float] = {}
         self._batches: set[int] = set()
+        self._parent = get_current() if trace.get_current_span().is_recording() else None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,12 +48,13 @@ class StageTimes:
             self.record(name, time.perf_counter() - start)
 
     def record(self, name: str, seconds: float) -> None:
-        """Add the duration of work that was timed elsewhere."""
-        with self._lock:
-            self._stages_ms[name] = self._stages_ms.get(name, 0.0) + 1000 * seconds
+        """Add the duration of work that has just ended and was timed elsewhere."""
+        self._span(name, seconds)
+        self._add(name, seconds)
 
-    def waited(self, name: str, seconds: float) -> None:
-        """Note a wait; of several, the longest counts."""
+    def waited(self, name: str, seconds: float, *, ended_s: float = 0.0) -> None:
+        """Note a wait that ended so many seconds ago; of several, the longest counts."""
+        self._span(name, seconds, ended_s)
         with self._lock:
             self._stages_ms[name] = max(self._stages_ms.get(name, 0.0), 1000 * seconds)
 
@@ -56,7 +63,22 @@ class StageTimes:
         if batch not in self._batches:
             self._batches.add(batch)
             self.batch_size = max(self.batch_size, size)
-            self.record("infer", seconds)
+            self._span("infer", seconds, pairs=size)
+            self._add("infer", seconds)
+
+    def _add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._stages_ms[name] = self._stages_ms.get(name, 0.0) + 1000 * seconds
+
+    def _span(self, name: str, seconds: float, ended_s: float = 0.0, **attributes: int) -> None:
+        if self._parent is None:
+            return
+        end_ns = time.time_ns() - int(1e9 * ended_s)
+        start_ns = end_ns - int(1e9 * seconds)
+        span = _tracer.start_span(
+            name, self._parent, start_time=start_ns, attributes=attributes or None
+        )
+        span.end(end_ns)
 
     def elapsed(self) -> float:
         """Seconds since the request began."""
