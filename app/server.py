@@ -51,6 +51,9 @@ def serve(
     server = _Server(
         uvicorn.Config(
             app,
+            # Even where httptools is installed: with that, headers have no limit, and a body that
+            # comes with an offer to upgrade is lost, as Java's client sends it by default.
+            http="h11",
             log_config=log_config,
             log_level=settings.log_level,
             access_log=False,
