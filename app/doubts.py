@@ -59,9 +59,8 @@ def doubt_convention(
     if convention == "metric" or depth.dtype.kind not in "ui" or depth.dtype.itemsize == 1:
         return []
     low, high = _MILLIMETRES
-    if not low <= depth.max() <= high or depth.min() > 0:
-        return []
-    if np.count_nonzero(depth == 0) < _FEW * depth.size:
+    missing = depth.size - np.count_nonzero(depth)
+    if missing < _FEW * depth.size or not low <= depth.max() <= high:
         return []
     return [f"{place} looks like millimetres with 0 for missing: is it depth_convention=metric?"]
 
