@@ -100,7 +100,7 @@ def normalise_depth(
     valid = np.isfinite(values)
     if convention == "metric":
         valid &= values > 0
-    if valid.all():
+    if valid.size and valid.all():
         return _scale(values, convention).astype(np.float32, copy=False), valid
     near = np.zeros(values.shape, np.float32)
     if valid.any():

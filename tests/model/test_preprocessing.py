@@ -191,3 +191,10 @@ def test_prepared_near_infrared_is_always_within_0_and_1(nir: np.ndarray[Any, An
 def test_other_near_infrared_is_refused(values: np.ndarray[Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prepare_nir(values, (8, 8))
+
+
+def test_a_depth_map_without_pixels_stays_empty() -> None:
+    near, valid = normalise_depth(np.zeros((0, 4), np.uint16), "near_bright")
+
+    assert near.shape == valid.shape == (0, 4)
+    assert near.dtype == np.float32
