@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from typing import Annotated
 
 import structlog
@@ -41,7 +40,12 @@ def serve(
     for name in unknown_variables(os.environ):
         log.warning("no setting reads this variable", variable=name)
 
-    with _listen(settings.host, settings.port) as listener:
+    try:
+        # Before anything is loaded, so that a wrong port is the first thing said.
+        listener = server.listen(settings)
+    except OSError as error:
+        raise stop(str(error)) from error
+    with listener:
         failure = server.serve(settings, listener, log_config)
     if failure is not None:
         raise stop(f"start-up failed: {failure}")
@@ -63,15 +67,6 @@ def new_key(name: str) -> None:
     """Print a new API key, and the line for MUTUALFORMER_API_KEYS_FILE that makes it known."""
     key, line = keys.new_key(name)
     typer.echo(f"key, for the client: {key}\nline, for the file:  {line}")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the port before anything is loaded, so that a wrong one is the first thing said."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise stop(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

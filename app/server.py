@@ -28,6 +28,21 @@ _MARGIN_S = 2.0
 """Beyond the grace time, for the process to end by itself."""
 
 
+def listen(settings: Settings) -> socket.socket:
+    """Open the port.
+
+    Raises:
+        OSError: it is taken or forbidden, or the address is none of this machine.
+    """
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot listen on {host}, port {port}: {reason}") from error
+
+
 def serve(
     settings: Settings,
     listener: socket.socket,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -252,17 +253,24 @@ def find_bundles(folder: Path, *, verify: bool = True) -> list[Bundle]:
         BundleError: `folder` does not exist, a bundle is bad, or two share a name.
         PermissionError: something in it may not be read.
     """
-    found: dict[str, Bundle] = {}
-    for path in bundle_folders(folder):
-        bundle = open_bundle(path, verify=verify)
+    bundles = [open_bundle(path, verify=verify) for path in bundle_folders(folder)]
+    for problem in equal_names(bundles):
+        raise BundleError(problem)
+    return sorted(bundles, key=lambda bundle: bundle.manifest.name)
+
+
+def equal_names(bundles: Sequence[Bundle]) -> list[str]:
+    """A line for each bundle that is named as one before it, with which it cannot be served."""
+    first: dict[str, Bundle] = {}
+    problems = []
+    for bundle in bundles:
         name = bundle.manifest.name
-        if name in found:
-            raise BundleError(
-                f"{path / MANIFEST}: {found[name].path} is named {name!r} too; serve one of them, "
-                "or export one under another `--name`"
+        if first.setdefault(name, bundle) is not bundle:
+            problems.append(
+                f"{bundle.path / MANIFEST}: {first[name].path} is named {name!r} too; serve one of "
+                "them, or export one under another `--name`"
             )
-        found[name] = bundle
-    return [found[name] for name in sorted(found)]
+    return problems
 
 
 def load_canary(

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
+from app import server
 from app.commands.start import (
     STARTING_FAILED,
     AsJson,
@@ -46,17 +47,19 @@ def check(bundles: BundlesFolder = None, as_json: AsJson = False) -> None:
                 models = asyncio.run(_try_out(settings))
             except STARTING_FAILED as error:
                 problems.append(str(error))
-    elsewhere = [
+    warnings = [
         f"{model['model_id']}: asked for {model['requested_device']}, runs on {model['device']}"
         for model in models
         if not model["device"].startswith(model["requested_device"])
     ]
+    if settings is not None:
+        warnings += _port_taken(settings)
     if as_json:
         print_json(
             {
                 "good": not problems,
                 "problems": problems,
-                "warnings": elsewhere,
+                "warnings": warnings,
                 "settings": shown,
                 "models": models,
             }
@@ -67,10 +70,19 @@ def check(bundles: BundlesFolder = None, as_json: AsJson = False) -> None:
                 f"{model['model_id']}: good on {model['runtime']}, {model['device']}; "
                 f"canary error {model['canary_max_error']:.2g}"
             )
-    for line in elsewhere:
+    for line in warnings:
         warn(line)
     if problems:
         raise stop("\n".join(problems))
+
+
+def _port_taken(settings: Settings) -> list[str]:
+    """No problem where it is this very service that runs already."""
+    try:
+        server.listen(settings).close()
+    except OSError as error:
+        return [str(error)]
+    return []
 
 
 def _broken_bundles(settings: Settings) -> list[str]:

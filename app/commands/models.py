@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.start import AsJson, BundlesFolder, print_json, read_settings, stop
-from model.bundle import Bundle, BundleError, bundle_folders, open_bundle
+from model.bundle import Bundle, BundleError, bundle_folders, equal_names, open_bundle
 
 cli = typer.Typer(no_args_is_help=True, help="List, show and verify bundles.")
 
@@ -91,7 +91,7 @@ def _open_all(folder: Path, *, verify: bool) -> tuple[list[Bundle], list[str]]:
             opened.append(open_bundle(path, verify=verify))
         except BundleError as error:
             broken.append(str(error))
-    return opened, broken
+    return opened, broken + equal_names(opened)
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:

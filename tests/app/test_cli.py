@@ -225,6 +225,17 @@ def test_a_port_in_use_is_the_one_thing_said(
     assert "cannot listen on 127.0.0.1" in result.output
 
 
+def test_check_warns_of_a_port_in_use(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MUTUALFORMER_PORT", str(taken.getsockname()[1]))
+        in_use = run.invoke(cli, ["check"])
+    free = run.invoke(cli, ["check"])
+
+    assert (in_use.exit_code, free.exit_code) == (0, 0)  # it may be the service that is checked
+    assert "cannot listen on 127.0.0.1" in in_use.output
+    assert "cannot listen" not in free.output
+
+
 def test_the_api_is_described_without_a_bundle(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

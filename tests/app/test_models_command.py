@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_one_bad_bundle_does_not_hide_a_good_one(folder: Path) -> None:
     assert result.exit_code == 1
     assert report["good"] == ["tiny@1"]
     assert len(report["broken"]) == 1
+
+
+def test_bundles_of_one_name_cannot_be_served_together(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "twin")
+
+    for words in (["models", "list"], ["models", "verify"], ["check"]):
+        result = RUN.invoke(cli, [*words, "--bundles", str(folder)])
+
+        assert result.exit_code == 1
+        assert f"{folder / 'tiny'} is named 'tiny' too" in result.output
 
 
 def test_check_answers_scripts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
