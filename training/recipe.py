@@ -77,7 +77,11 @@ class Recipe:
     pretrained: bool = False
     """Whether both trunks start from timm's own weights, downloaded when the run starts."""
     start_from: Path | None = None
-    """Checkpoint to start from instead; its configuration must be the same."""
+    """Checkpoint to start from instead, of the same architecture. Stand-ins may be added, and
+    identities be others: both start anew."""
+    trunk_blend: float = 0.0
+    """Share of `trunk_weights` that is mixed into the trunks of `start_from`, in [0, 1]: what they
+    knew before and the task's data do not show comes back (Wortsman et al., CVPR 2022)."""
     frozen: tuple[str, ...] = ()
     """Parameters and statistics that never change, by prefix of their module's name."""
     sizes: tuple[int, ...] = (256,)
@@ -185,9 +189,6 @@ class SaliencyRecipe(Recipe):
 
     data: DataRecipe
     preset: str = "saliency-compact"
-    trunk_blend: float = 0.0
-    """Share of `trunk_weights` that is mixed into the trunks of `start_from`, in [0, 1]: what they
-    knew before and the task's data do not show comes back (Wortsman et al., CVPR 2022)."""
     bce: Bce = "weighted"
     """Cross-entropy inside the structure loss."""
     focal_weight: float = 0.5

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
+from model.checkpoint import Checkpoint, save_checkpoint, source_commit
 from model.reid import ReIDNet
 from training.data.reid_samples import (
     IdentityDraw,
@@ -24,6 +24,7 @@ from training.data.reid_samples import (
 )
 from training.data.reid_sets import Rule, counts, find_train, refuse_swapped, split_identities
 from training.data.sample import Draw, Steps, drop_modalities, loader
+from training.initial import load_initial_weights
 from training.losses import BatchHardTriplet, reid_loss
 from training.metrics import reid_scores, search
 from training.recipe import ReIDRecipe
@@ -73,7 +74,7 @@ class ReIDTask:
         self.triplet = BatchHardTriplet(recipe.triplet)
         torch.manual_seed(recipe.seed)
         network = ReIDNet(self.config)
-        _start(network, recipe)
+        load_initial_weights(network, recipe)
         # Channels-last: depthwise convolutions and this input layout run faster in it.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
 
@@ -127,24 +128,3 @@ class ReIDTask:
             licence=self.recipe.licence,
         )
         save_checkpoint(path, checkpoint)
-
-
-def _start(network: ReIDNet, recipe: ReIDRecipe) -> None:
-    """Load the initial weights that the recipe names."""
-    trunks = [network.trunk_rgb]
-    if not network.config.shared_trunk:
-        trunks.append(network.trunk_aux)
-    for trunk in trunks:
-        if recipe.trunk_weights:
-            trunk.load_weights(recipe.trunk_weights)
-        elif recipe.pretrained:
-            trunk.load_pretrained(network.config.backbone)
-    if recipe.start_from:
-        state = load_checkpoint(recipe.start_from).state
-        own = network.state_dict()
-        # Classifiers of other identities are of no use.
-        fitting = {
-            name: own[name] if "classifier" in name and own[name].shape != value.shape else value
-            for name, value in state.items()
-        }
-        network.load_state_dict(fitting)

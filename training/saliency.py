@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, source_commit
+from model.checkpoint import Checkpoint, save_checkpoint, source_commit
 from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, Photo, SimulatedDepth, find_photos
 from training.data.rgbd_sets import keep_named, read_set, set_folders
 from training.data.sample import Batch, Draw, Steps, collate, drop_modalities, loader
 from training.data.triple_samples import HeldOutTriples, TrainTriples
 from training.data.triples import Triple
+from training.initial import load_initial_weights
 from training.losses import saliency_loss
 from training.metrics import SaliencyScores
 from training.recipe import DataRecipe, SaliencyRecipe
@@ -41,14 +42,7 @@ class SaliencyTask:
         self.config = recipe.network_config()
         torch.manual_seed(recipe.seed)
         network = SaliencyNet(self.config)
-        for trunk in (network.trunk_rgb, network.trunk_aux):
-            if recipe.trunk_weights:
-                trunk.load_weights(recipe.trunk_weights)
-            elif recipe.pretrained:
-                trunk.load_pretrained(self.config.backbone)
-        if recipe.start_from:
-            state = load_checkpoint(recipe.start_from).state
-            network.load_state_dict(_blended(state, network.state_dict(), recipe.trunk_blend))
+        load_initial_weights(network, recipe)
         # Channels-last: depthwise convolutions and this input layout run faster in it.
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.train_set, self.val_set = _sets(recipe)
@@ -167,15 +161,3 @@ def training_triples(data: DataRecipe) -> tuple[list[Triple], list[Triple]]:
     if not train:
         raise ValueError("there is nothing to train on but what validation holds out")
     return train, held_out
-
-
-def _blended(
-    state: dict[str, Tensor], before: dict[str, Tensor], share: float
-) -> dict[str, Tensor]:
-    """`state`, with its trunks moved towards those in `before` by `share`."""
-    return {
-        name: torch.lerp(value, before[name], share)
-        if name.startswith("trunk") and value.is_floating_point()
-        else value
-        for name, value in state.items()
-    }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from export.pack import Options, export_bundle
 from model.bundle import load_canary
-from model.checkpoint import load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import ReIDConfig, SaliencyConfig
 from model.reid import ReIDNet
 from model.runtimes.onnx_runtime import OnnxRuntime
@@ -91,6 +92,27 @@ def test_modalities_are_dropped_as_often_as_asked_and_never_both() -> None:
     assert not (no_rgb & no_aux).any()
     assert (dark.dtype, flat.dtype) == (torch.uint8, torch.float32)
     assert drop_modalities(rgb, aux, 0, 0)[0] is rgb
+
+
+def test_stand_ins_are_added_to_a_network_trained_without_and_nothing_else_is(
+    photos_root: Path, tmp_path: Path
+) -> None:
+    trained = saliency_net()
+    file = tmp_path / "trained.safetensors"
+    save_checkpoint(file, Checkpoint(config=trained.config, state=trained.state_dict()))
+    recipe = SaliencyRecipe(
+        data=DataRecipe("foregrounds", (photos_root,)),
+        config={**TINY, "stand_in": True},
+        start_from=file,
+    )
+
+    started = SaliencyTask(recipe).network.state_dict()
+
+    kept = {name: value for name, value in started.items() if not name.startswith("stand_in")}
+    assert len(started) - len(kept) == 8  # of two modalities at four levels
+    torch.testing.assert_close(kept, dict(trained.state_dict()), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="does not fit the network"):
+        SaliencyTask(replace(recipe, config={**recipe.config, "embed_dim": 32}))
 
 
 def test_training_with_dropped_modalities_moves_the_stand_ins_and_a_bundle_declares_it(
