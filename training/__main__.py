@@ -102,26 +102,29 @@ def ablate_command(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change a field in all variants.")
     ] = None,
+    conditions: Annotated[
+        bool, typer.Option(help="Judge every run without each modality, too.")
+    ] = False,
 ) -> None:
     """Train every variant with every seed, and tabulate means, spreads and differences.
 
     Ctrl-C saves the state; the same command goes on.
     """
-    from training.ablate import Grid, ablate, summarise
+    from training.ablate import Grid, ablate, tables
     from training.loop import Interrupted
     from training.recipe import Recipe
 
     try:
         given = _parse(changes or [])
         task = Recipe.load(recipe, **given).task
-        results = ablate(recipe, Grid.load(grid), out, given)
+        results = ablate(recipe, Grid.load(grid), out, given, conditions=conditions)
     except Interrupted as stop:
         typer.echo(f"{stop}. The same command goes on.", err=True)
         raise typer.Exit(130) from stop
     except (ValueError, OSError, FloatingPointError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(summarise(results, task))
+    typer.echo(tables(results, task))
     typer.echo(f"table, every run and plot: {out}")
 
 

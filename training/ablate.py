@@ -20,7 +20,9 @@ import numpy as np
 import torch
 import yaml
 
+from model.checkpoint import load_checkpoint
 from model.config import Task
+from training.data.sample import Modality
 from training.loop import fit
 from training.recipe import Recipe, ReIDRecipe, SaliencyRecipe, differences
 from training.reid import ReIDTask
@@ -34,6 +36,13 @@ MEASURES: dict[Task, dict[str, str]] = {
     "reid": {"mean_ap": "mAP", "rank1": "rank 1", "minp": "mINP"},
 }
 """What is tabulated; `score`, which is to be maximised, is compared."""
+
+WHOLE = "both modalities"
+CONDITIONS: dict[Task, dict[str, Modality]] = {
+    "saliency": {"no depth": "aux", "no colour": "rgb"},
+    "reid": {"no NIR": "aux", "no RGB": "rgb"},
+}
+"""What can be taken away from all samples that a run is judged on, besides `WHOLE`."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,17 @@ class Grid:
 
 
 Results = dict[str, dict[int, dict[str, float]]]
-"""Scores by variant and seed."""
+"""Scores by variant and seed, of one condition."""
 
 
 def ablate(
-    recipe: Path, grid: Grid, out: Path, changes: Mapping[str, Any] | None = None
-) -> Results:
+    recipe: Path,
+    grid: Grid,
+    out: Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    conditions: bool = False,
+) -> dict[str, Results]:
     """Train every variant with every seed, into `<out>/<variant>/seed<n>/`.
 
     Runs that are finished are not repeated, and one that was stopped is resumed, so the same call
@@ -80,6 +94,10 @@ def ablate(
         grid: how.
         out: folder of the runs.
         changes: to the recipe in all variants.
+        conditions: judge every run without each modality, too.
+
+    Returns:
+        Results by condition: `WHOLE`, and those of `CONDITIONS` if they are asked for.
 
     Raises:
         ValueError: a variant does not fit the recipe, before anything is trained; or runs in `out`
@@ -93,13 +111,17 @@ def ablate(
     if torch.cuda.device_count() > 1 or any(each.processes > 1 for each in chosen.values()):
         raise ValueError("runs follow each other in one process: set processes to 1, show one GPU")
     (task,) = {each.task for each in chosen.values()}
-    results: Results = {name: {} for name in grid.variants}
+    judged = [WHOLE, *(CONDITIONS[task] if conditions else ())]
+    results: dict[str, Results] = {
+        condition: {name: {} for name in grid.variants} for condition in judged
+    }
     # Seeds outside: a table can be made, and means something, after each.
     for seed in grid.seeds:
         for name in grid.variants:
             run = out / folder_name(name) / f"seed{seed}"
             log.info("%s, seed %d", name, seed)
-            results[name][seed] = _finished(run, chosen[name, seed])
+            for condition, scores in _finished(run, chosen[name, seed], conditions).items():
+                results[condition][name][seed] = scores
         write_report(results, task, out)
     return results
 
@@ -109,23 +131,36 @@ def folder_name(variant: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", variant).strip("-")
 
 
-def _finished(run: Path, recipe: SaliencyRecipe | ReIDRecipe) -> dict[str, float]:
-    """Scores of a run, trained if need be."""
+def _finished(
+    run: Path, recipe: SaliencyRecipe | ReIDRecipe, conditions: bool
+) -> dict[str, dict[str, float]]:
+    """Scores of a run by condition, trained if need be."""
     log_file = run / "log.jsonl"
     lines = log_file.read_text().splitlines() if log_file.is_file() else []
     last = json.loads(lines[-1]) if lines else {"step": 0}
-    if last["step"] == recipe.steps:
+    finished = last["step"] == recipe.steps
+    if finished:
         written = yaml.safe_load((run / "recipe.yaml").read_text())
         if changes := differences(written, recipe.to_dict()):
             raise ValueError(
                 f"{run} holds a run of another recipe; choose another folder: {'; '.join(changes)}"
             )
-    else:
+    if not finished or conditions:
         task = ReIDTask(recipe) if isinstance(recipe, ReIDRecipe) else SaliencyTask(recipe)
+    if not finished:
         last = fit(task, recipe, run, resume=(run / "state.pt").is_file())
     # Only weights and scores of a finished run are of use: its state takes four times as much.
     (run / "state.pt").unlink(missing_ok=True)
-    return {name: float(last[name]) for name in (*MEASURES[recipe.task], "score")}
+    scores = {WHOLE: last}
+    if conditions:
+        network = load_checkpoint(run / "last.safetensors").build()
+        for condition, gone in CONDITIONS[recipe.task].items():
+            scores[condition] = task.validate(network, gone)
+    columns = (*MEASURES[recipe.task], "score")
+    return {
+        condition: {name: float(values[name]) for name in columns}
+        for condition, values in scores.items()
+    }
 
 
 def summarise(results: Results, task: Task) -> str:
@@ -167,18 +202,32 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
 
 
-def write_report(results: Results, task: Task, out: Path) -> None:
-    """Write `ablation.md`, `ablation.csv` with every run, and `ablation.png`."""
+def tables(results: Mapping[str, Results], task: Task) -> str:
+    """A table for each condition; one alone needs no heading."""
+    if len(results) == 1:
+        return summarise(results[WHOLE], task)
+    return "\n".join(f"## {name}\n\n{summarise(each, task)}" for name, each in results.items())
+
+
+def write_report(results: Mapping[str, Results], task: Task, out: Path) -> None:
+    """Write `ablation.md`, `ablation.csv` with every run, and `ablation.png`.
+
+    Each condition has a table, and a picture that is named after it.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ablation.md").write_text(summarise(results, task))
+    (out / "ablation.md").write_text(tables(results, task))
     with (out / "ablation.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         columns = (*MEASURES[task], "score")
-        writer.writerow(("variant", "seed", *columns))
-        for name, runs in results.items():
-            for seed, scores in runs.items():
-                writer.writerow((name, seed, *(f"{scores[key]:.6f}" for key in columns)))
-    _plot(results, task, out / "ablation.png")
+        writer.writerow(("condition", "variant", "seed", *columns))
+        for condition, of_condition in results.items():
+            for name, runs in of_condition.items():
+                for seed, scores in runs.items():
+                    values = (f"{scores[key]:.6f}" for key in columns)
+                    writer.writerow((condition, name, seed, *values))
+    for condition, of_condition in results.items():
+        suffix = "" if condition == WHOLE else f"-{folder_name(condition)}"
+        _plot(of_condition, task, out / f"ablation{suffix}.png")
 
 
 def _plot(results: Results, task: Task, path: Path) -> None:

@@ -23,7 +23,14 @@ from training.data.reid_samples import (
     with_labels,
 )
 from training.data.reid_sets import Rule, counts, find_train, refuse_swapped, split_identities
-from training.data.sample import Draw, Steps, drop_modalities, loader
+from training.data.sample import (
+    Draw,
+    Modality,
+    Steps,
+    drop_modalities,
+    loader,
+    without_modality,
+)
 from training.initial import load_initial_weights
 from training.losses import BatchHardTriplet, reid_loss
 from training.metrics import reid_scores, search
@@ -99,8 +106,11 @@ class ReIDTask:
         )
 
     @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Search held-out identities among themselves; `score` is the mean of mAP and rank 1."""
+    def validate(self, network: nn.Module, gone: Modality | None = None) -> dict[str, float]:
+        """Search held-out identities among themselves, without `gone`.
+
+        `score` is the mean of mAP and rank 1.
+        """
         device = next(network.parameters()).device
         values = []
         for first in range(0, len(self.val_crops), 16):
@@ -109,6 +119,7 @@ class ReIDTask:
                 for crop in self.val_crops[first : first + 16]
             ]
             rgb, aux = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+            rgb, aux = without_modality(rgb, aux, gone)
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
             ):

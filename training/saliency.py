@@ -17,7 +17,16 @@ from model.checkpoint import Checkpoint, save_checkpoint, source_commit
 from model.saliency import SaliencyNet
 from training.data.foregrounds import HeldOutDepth, Photo, SimulatedDepth, find_photos
 from training.data.rgbd_sets import keep_named, read_set, set_folders
-from training.data.sample import Batch, Draw, Steps, collate, drop_modalities, loader
+from training.data.sample import (
+    Batch,
+    Draw,
+    Modality,
+    Steps,
+    collate,
+    drop_modalities,
+    loader,
+    without_modality,
+)
 from training.data.triple_samples import HeldOutTriples, TrainTriples
 from training.data.triples import Triple
 from training.initial import load_initial_weights
@@ -74,8 +83,8 @@ class SaliencyTask:
         )
 
     @torch.no_grad()
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """S-measure and MAE on held-out samples; `score` is S - MAE."""
+    def validate(self, network: nn.Module, gone: Modality | None = None) -> dict[str, float]:
+        """S-measure and MAE on held-out samples, without `gone`; `score` is S - MAE."""
         device = next(network.parameters()).device
         scores = SaliencyScores()
         for first in range(0, len(self.val_set), 16):
@@ -84,7 +93,8 @@ class SaliencyTask:
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
             ):
-                pred = network(batch.rgb.to(device), batch.aux.to(device))
+                rgb, aux = without_modality(batch.rgb.to(device), batch.aux.to(device), gone)
+                pred = network(rgb, aux)
             for one, gt in zip(pred.float().cpu().numpy(), batch.gt.numpy(), strict=True):
                 scores.add(one, gt[0] > 0.5)
         results = scores.results()

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from training.data.sample import Modality
+
 
 class Task(Protocol):
     """A network, its data, its loss and its judge."""
@@ -28,8 +30,8 @@ class Task(Protocol):
         """Scalar to minimise, and its parts for the log."""
         ...
 
-    def validate(self, network: nn.Module) -> dict[str, float]:
-        """Scores on the validation split; `score` is the one to maximise."""
+    def validate(self, network: nn.Module, gone: Modality | None = None) -> dict[str, float]:
+        """Scores on the validation split, without `gone`; `score` is the one to maximise."""
         ...
 
     def save(self, path: Path, network: nn.Module, metrics: dict[str, float]) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from model.checkpoint import Checkpoint, load_checkpoint
 from tests.training.test_loop import TINY
 from training.__main__ import app
-from training.ablate import Grid, ablate, folder_name, spread, summarise, write_report
+from training.ablate import WHOLE, Grid, ablate, folder_name, spread, summarise, write_report
 from training.loop import Interrupted, fit
 from training.recipe import Recipe
 
@@ -98,13 +98,33 @@ def test_an_interrupted_ablation_leaves_the_table_of_the_seeds_that_are_complete
         ablate(recipe, Grid.load(write_grid(tmp_path)), tmp_path / "out")
 
     rows = (tmp_path / "out" / "ablation.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[:2] for row in rows] == [["cda", "0"], ["ca + cda", "0"]]
+    assert [row.split(",")[1:3] for row in rows] == [["cda", "0"], ["ca + cda", "0"]]
+
+
+def test_runs_are_judged_without_each_modality_where_that_is_asked(
+    recipe: Path, tmp_path: Path
+) -> None:
+    grid, out = Grid.load(write_grid(tmp_path, seeds=[0])), tmp_path / "out"
+    enough = {"steps": 12, "lr": 0.02, "ema_decay": 0.1, "validate_every": 12, "batch_size": 4}
+    whole = ablate(recipe, grid, out, enough)
+
+    judged = ablate(recipe, grid, out, enough, conditions=True)  # of the runs that are there
+
+    assert list(judged) == ["both modalities", "no depth", "no colour"]
+    assert judged[WHOLE] == whole[WHOLE]
+    scores = [judged[condition]["cda"][0]["score"] for condition in judged]
+    assert len(set(scores)) == 3
+    text = (out / "ablation.md").read_text()
+    assert text.count("| cda | 1 | ") == 3
+    assert "## no depth\n\n| variant" in text
+    assert len((out / "ablation.csv").read_text().splitlines()) == 7
+    assert (out / "ablation-no-depth.png").is_file()
 
 
 def test_variants_differ_by_what_they_say_alone(recipe: Path, tmp_path: Path) -> None:
     grid = Grid((0,), {"cda": {}, "again": {"config.fusion": "cda"}, "ca": {"config.fusion": "ca"}})
 
-    results = ablate(recipe, grid, tmp_path)
+    results = ablate(recipe, grid, tmp_path)[WHOLE]
 
     assert results["cda"] == results["again"]
     cda, again, ca = (
@@ -166,8 +186,9 @@ def test_differences_are_taken_seed_by_seed(tmp_path: Path) -> None:
     assert table[2].endswith("| 0.5000 ± 0.4000 |  |  |")
     expected = f"{differences.mean():+.4f} ± {differences.std(ddof=1):.4f}"
     assert table[3].endswith(f"| {expected} | 2 of 3 |")
-    write_report(results, "saliency", tmp_path)
-    assert (tmp_path / "ablation.csv").read_text().splitlines()[4].startswith("second,0,0.2")
+    write_report({WHOLE: results}, "saliency", tmp_path)
+    row = (tmp_path / "ablation.csv").read_text().splitlines()[4]
+    assert row.startswith("both modalities,second,0,0.2")
     assert spread([0.5]) == "0.5000"
     assert folder_name("strides 8, 16") == "strides-8-16"
 
@@ -177,8 +198,7 @@ def test_a_shipped_grid_fits_the_shipped_recipes(path: Path) -> None:
     grid = Grid.load(path)
 
     for name in ("ablation-scenes", "ablation-photos"):
-        configs = [
-            Recipe.load(RECIPES / f"{name}.yaml", **changes).network_config()
-            for changes in grid.variants.values()
+        recipes = [
+            Recipe.load(RECIPES / f"{name}.yaml", **changes) for changes in grid.variants.values()
         ]
-        assert len({str(config) for config in configs}) == len(configs)
+        assert len({str(each.network_config()) + str(each) for each in recipes}) == len(recipes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +54,18 @@ def drop_modalities(
     gone = chance[0] < drop_aux
     dark = ~gone & (chance[1] < drop_rgb)
     return rgb * ~dark.to(rgb.device), aux * ~gone.to(aux.device)
+
+
+Modality = Literal["rgb", "aux"]
+
+
+def without_modality(rgb: Tensor, aux: Tensor, gone: Modality | None) -> tuple[Tensor, Tensor]:
+    """A batch as `drop_modalities` takes it, in which no sample has `gone`: it is 0 everywhere."""
+    if gone == "rgb":
+        return torch.zeros_like(rgb), aux
+    if gone == "aux":
+        return rgb, torch.zeros_like(aux)
+    return rgb, aux
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
