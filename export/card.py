@@ -13,7 +13,7 @@ _SALIENCY_LIMITS = """\
 - The pair must show the same scene from the same place, pixel on pixel.
 - Pictures are resized to {height} x {width}; objects of a few pixels there are lost.
 - Depth is scaled per picture; a sensor that is blind at the object misleads less than one that
-  invents a surface. Without depth, send a constant map and expect less.
+  invents a surface. Without depth, expect less.
 - It answers what stands out, not what an object is, and always answers something.
 - Nothing beyond the sets above was measured. Not for decisions about the safety or rights of
   people.
@@ -54,6 +54,7 @@ _CARD = """\
 | parameters | {parameters:.2f} M |
 | input `rgb` | uint8 (B, {height}, {width}, 3) |
 | input `aux` | float32 (B, {height}, {width}, 1) in [0, 1], {aux} |
+| without `aux` | {without} |
 | output `{output}` | {answer} |
 | network | {network} |
 | graph | ONNX opset {opset}, {precision} products, weights stored as {weights_precision} |
@@ -87,6 +88,12 @@ Difference of the answers after each step, on eight formula-made pairs.
 Digests of every file are in `manifest.json`.
 """
 
+_WITHOUT = {
+    "reject": "the service refuses a pair: training never was without it",
+    "substitute": "the service takes zeros in its place, as training did, and says so",
+}
+"""What a `modality_policy` means."""
+
 _SOURCES = {
     "foregrounds": "photos with masks, depth simulated",
     "triples": "colour, depth and mask",
@@ -104,6 +111,8 @@ _RECIPE_ROWS = {
     "weight_decay": "weight decay",
     "ema_decay": "weight averaging",
     "precision": "precision",
+    "drop_aux": "share of samples without depth or near-infrared",
+    "drop_rgb": "share of samples without colour",
     "seed": "seed",
 }
 """Fields of a recipe that a reader asks for first, and what the card calls them."""
@@ -151,6 +160,7 @@ def write_card(
         opset=manifest["opset"],
         precision=manifest["precision"],
         weights_precision=manifest["weights_precision"],
+        without=_WITHOUT[manifest["modality_policy"]],
         training=_training(checkpoint, manifest["training_data"]),
         quality=_quality(manifest["metrics"]),
         conversion=_conversion(parity),

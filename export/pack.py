@@ -302,11 +302,20 @@ def _manifest_fields(
         "training_data": training_data(checkpoint.recipe),
         "metrics": measured if options.metrics is None else options.metrics,
         "licence": checkpoint.licence or "not stated",
-        "modality_policy": "substitute" if checkpoint.config.stand_in else "reject",
+        "modality_policy": modality_policy(checkpoint),
         "created": datetime.now(UTC).date().isoformat(),
         "source_commit": source_commit(),
         "config": checkpoint.config.to_dict(),
     }
+
+
+def modality_policy(checkpoint: Checkpoint) -> Literal["reject", "substitute"]:
+    """What a request without depth or near-infrared gets.
+
+    Only a network that was without it in training has learned to answer so; a stand-in that was
+    never in use is as good as random.
+    """
+    return "substitute" if checkpoint.recipe.get("drop_aux") else "reject"
 
 
 def _task_fields(config: Config) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import pytest
 from onnx import numpy_helper
 
 from export.card import training_data
-from export.pack import Conversion, Options, export_bundle, write_bundle
+from export.pack import Conversion, Options, export_bundle, modality_policy, write_bundle
 from export.parity import MAX_ABS_ERROR, ParityError
 from export.to_onnx import ConversionError
 from model.bundle import Bundle, BundleError, find_bundles, load_canary, open_bundle
 from model.checkpoint import Checkpoint
+from model.config import SaliencyConfig
 from model.runtimes.onnx_runtime import OnnxRuntime
 from tests.model.tiny import SIDE
 
@@ -253,3 +254,16 @@ def test_what_does_not_fit_is_named(
         export_bundle(replace(checkpoint, **change), tmp_path / "out", options)  # type: ignore[arg-type]
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("drop_aux", "stand_in", "expected"),
+    [(0.2, True, "substitute"), (0.2, False, "substitute"), (0.0, True, "reject")],
+)
+def test_only_a_network_that_was_without_depth_in_training_declares_to_do_without(
+    drop_aux: float, stand_in: bool, expected: str
+) -> None:
+    config = replace(SaliencyConfig.preset("saliency-compact"), stand_in=stand_in)
+
+    assert modality_policy(Checkpoint(config, {}, recipe={"drop_aux": drop_aux})) == expected
+    assert modality_policy(Checkpoint(config, {})) == "reject"
