@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,12 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(last, state=state, metrics={}, commit=source_commit())
 
 
+@cache
 def source_commit() -> str:
-    """Commit of this software, `-dirty` if it was changed, `unknown` outside a checkout."""
+    """Commit of this software, `-dirty` if it was changed, `unknown` outside a checkout.
+
+    As it was when first asked for: what is committed during a run is not what runs.
+    """
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

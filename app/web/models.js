@@ -9,15 +9,25 @@ const TASKS = { saliency: "Saliency", reid: "Re-identification" };
 const choosers = [];
 let listed = [];
 
-/** A field that appears once a task has several models; `value` is "" for the default one. */
-export function chooser(place, task, changed) {
+/**
+ * A field that appears once a task has several models; `value` is "" for the default one.
+ * `changed` is called after another choice, `filled` once it is known what there is.
+ */
+export function chooser(place, task, changed, filled = () => {}) {
   const select = h("select", { id: `${task}-model-select`, change: changed });
+  let mine = [];
   const made = {
     get value() {
       return select.value;
     },
+    /** Whether the chosen model answers a photo alone. */
+    get doesWithout() {
+      const chosen = mine.find((model) => (select.value ? model.name === select.value : model.default));
+      return chosen?.manifest.modality_policy === "substitute";
+    },
     fill(models) {
-      const mine = models.filter(({ manifest }) => manifest.task === task);
+      mine = models.filter(({ manifest }) => manifest.task === task);
+      filled();
       place.hidden = mine.length < 2;
       if (mine.length < 2) {
         select.replaceChildren();
@@ -73,6 +83,7 @@ function card(model) {
       ["Runs on", `${model.device}, ${model.runtime}${fell ? `; asked for ${model.requested_device}` : ""}`],
       ["Looks at", `${width} × ${height} pixels`],
       ["Answers", manifest.dim ? `a vector of ${manifest.dim} numbers` : "a map"],
+      ["Without " + (manifest.task === "reid" ? "near-infrared" : "depth"), manifest.modality_policy === "substitute" ? "answers, and says so" : "refuses"],
       ["Stored as", `${weights}, ${manifest.precision} arithmetic, opset ${manifest.opset}`],
       ["Self-test", `off by ${small(model.canary_max_error)} at most`],
       ["Made", manifest.created],

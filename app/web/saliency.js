@@ -43,7 +43,10 @@ export function start() {
     changed: () => changed(),
     several: (files) => take(files),
   });
+  const alone = h("button", { type: "button", class: "alone", text: "Answer from the photo alone", click: () => { photoAlone = true; send(); } });
+  alone.hidden = true;
   find("saliency-wells").append(photo.element, depth.element);
+  find("saliency-wells").after(alone);
 
   const notices = h("div", { class: "notices" });
   const warnings = h("div", { class: "warnings", role: "status" });
@@ -78,9 +81,10 @@ export function start() {
   );
   find("saliency-output").append(notices, empty, result);
 
-  const model = chooser(find("saliency-model"), "saliency", () => changed());
+  const model = chooser(find("saliency-model"), "saliency", () => changed(), () => offer());
   const conventionOf = () => document.querySelector('[name="convention"]:checked').value;
   let resize = false;
+  let photoAlone = false; // the photo that is there was to be answered without depth
   let kept = null; // the map of the last answer, as a file
 
   for (const radio of document.querySelectorAll('[name="convention"]')) {
@@ -108,14 +112,21 @@ export function start() {
 
   function changed() {
     resize = false;
+    photoAlone = false;
     send();
+  }
+
+  /** Without depth only some models answer. */
+  function offer() {
+    alone.hidden = !photo.file || Boolean(depth.file) || photoAlone || !model.doesWithout;
   }
 
   function send() {
     photo.mark("");
     depth.mark("");
     keeping.stop();
-    if (photo.file && depth.file) {
+    offer();
+    if (photo.file && (depth.file || photoAlone)) {
       attempt.run(answer);
       return;
     }
@@ -138,7 +149,7 @@ export function start() {
   function form() {
     const body = new FormData();
     body.append("rgb", photo.file, photo.file.name);
-    body.append("depth", depth.file, depth.file.name);
+    if (depth.file) body.append("depth", depth.file, depth.file.name);
     return body;
   }
 
@@ -162,7 +173,9 @@ export function start() {
       convention: conventionOf(),
     });
     const said = (response.headers.get("X-Warnings") ?? "").split("; ").filter(Boolean);
-    warnings.replaceChildren(...said.map((text) => h("p", { text: warning(text) })));
+    const lines = said.map(warning);
+    if (response.headers.get("X-Substituted")) lines.unshift("No depth map was sent: the answer rests on the photo alone.");
+    warnings.replaceChildren(...lines.map((text) => h("p", { text })));
     times.replaceChildren(timingBar(response.headers.get("Server-Timing"), tripMs));
     describe();
     if (first) bringIntoView(result);
@@ -186,10 +199,11 @@ export function start() {
 
   /** The shell line follows what is looked at. */
   function describe() {
-    if (!photo.file || !depth.file) return;
+    if (!photo.file || !(depth.file || photoAlone)) return;
     const output = stage.view === "depth" ? "map" : stage.view;
     const [, , , file] = OUTPUTS.find(([name]) => name === output);
-    const files = [["rgb", photo.file.name], ["depth", depth.file.name]];
+    const files = [["rgb", photo.file.name]];
+    if (depth.file) files.push(["depth", depth.file.name]);
     curl.show(curlLine(query(output), files, `${stem(photo.file.name)}_${file}`));
   }
 

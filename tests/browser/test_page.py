@@ -336,6 +336,22 @@ def test_a_picture_is_pasted_into_the_empty_well(page: Any) -> None:
     page.wait_for_selector("#saliency-wells .well-rgb.full canvas")
 
 
+def test_a_photo_alone_is_answered_where_the_model_does_without_depth(page: Any) -> None:
+    alone = page.locator(".alone")
+    assert alone.is_hidden()
+    choose(page, "rgb", EXAMPLES / "vase_rgb.jpg")
+
+    alone.click()
+    page.wait_for_selector(ANSWERED)
+
+    assert "No depth map was sent" in page.inner_text(".warnings")
+    assert "depth" not in page.inner_text(".curl")
+    assert alone.is_hidden()
+    choose(page, "depth", EXAMPLES / "vase_depth.png")
+    page.wait_for_function("() => !document.querySelector('.warnings').textContent")
+    assert "depth" in page.inner_text(".curl")
+
+
 def test_a_warning_is_in_plain_words(page: Any) -> None:
     rgb, depth = scene()
     flat = payload("flat.png", encoded(np.full_like(depth, 500)))
