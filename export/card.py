@@ -13,7 +13,7 @@ _SALIENCY_LIMITS = """\
 - The pair must show the same scene from the same place, pixel on pixel.
 - Pictures are resized to {height} x {width}; objects of a few pixels there are lost.
 - Depth is scaled per picture; a sensor that is blind at the object misleads less than one that
-  invents a surface. Without depth, expect less.
+  invents a surface.
 - It answers what stands out, not what an object is, and always answers something.
 - Nothing beyond the sets above was measured. Not for decisions about the safety or rights of
   people.
@@ -24,7 +24,7 @@ _REID_LIMITS = """\
 - Crops are resized to {height} x {width} whatever their shape, so cut them as the training crops
   were.
 - Near-infrared is divided by the full range of its 8 or 16 bits, never by what it holds: values of
-  a 12-bit camera must be scaled up first. Without near-infrared, expect less.
+  a 12-bit camera must be scaled up first.
 - A cosine is not a probability. Choose its threshold on pairs of your own cameras, and choose it
   again for another version: embeddings of two versions do not compare.
 - Nothing beyond the sets above was measured. Finding people or their vehicles again touches their
@@ -89,7 +89,7 @@ Digests of every file are in `manifest.json`.
 """
 
 _WITHOUT = {
-    "reject": "the service refuses a pair: training never was without it",
+    "reject": "the service refuses a pair",
     "substitute": "the service takes zeros in its place, as training did, and says so",
 }
 """What a `modality_policy` means."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.checkpoint import load_checkpoint
-from training.recipe import Recipe
+from training.recipe import Recipe, differences
+
+log = logging.getLogger(__name__)
 
 
 def load_initial_weights(network: nn.Module, recipe: Recipe) -> None:
@@ -29,7 +32,8 @@ def load_initial_weights(network: nn.Module, recipe: Recipe) -> None:
     if recipe.start_from is None:
         return
     before = network.state_dict()
-    state = _blended(load_checkpoint(recipe.start_from).state, before, recipe.trunk_blend)
+    checkpoint = load_checkpoint(recipe.start_from)
+    state = _blended(checkpoint.state, before, recipe.trunk_blend)
     new = {
         name: value
         for name, value in before.items()
@@ -39,7 +43,12 @@ def load_initial_weights(network: nn.Module, recipe: Recipe) -> None:
     try:
         network.load_state_dict(state | new)
     except RuntimeError as error:
-        raise ValueError(f"{recipe.start_from} does not fit the network: {error}") from error
+        changes = differences(checkpoint.config.to_dict(), parts.config.to_dict())
+        raise ValueError(
+            f"{recipe.start_from} does not fit the network: {'; '.join(changes) or error}"
+        ) from error
+    if new:
+        log.info("starting anew: %s", ", ".join(new))
 
 
 def _blended(

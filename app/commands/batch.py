@@ -36,8 +36,8 @@ files of two more."""
 RECORD = ".predict"
 """In the folder of the answers: what made them."""
 
-Ask = Callable[[bytes, bytes], Awaitable[Answer]]
-"""Answers the files of one pair."""
+Ask = Callable[..., Awaitable[Answer]]
+"""Answers the files of one pair, each as bytes."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def is_finished(pair: FilePair, record: Path) -> bool:
     """Whether the answer is there, and no older than its pictures and the record."""
     try:
         made = pair.out.stat().st_mtime_ns
-        return all(path.stat().st_mtime_ns <= made for path in (pair.rgb, pair.aux, record))
+        return all(path.stat().st_mtime_ns <= made for path in (*pair.pictures, record))
     except OSError:
         return False
 
@@ -284,8 +284,8 @@ async def run(
 async def _answer(pair: FilePair, ask: Ask, tally: Tally) -> None:
     """Answer one pair; a picture that cannot be read or used fails alone."""
     try:
-        rgb, aux = await asyncio.to_thread(lambda: (pair.rgb.read_bytes(), pair.aux.read_bytes()))
-        answer = await ask(rgb, aux)
+        files = await asyncio.to_thread(lambda: [path.read_bytes() for path in pair.pictures])
+        answer = await ask(*files)
     except BadPicture as error:
         _fail(tally, pair, error.code, error.detail, error.field)
         return
@@ -304,7 +304,7 @@ def _fail(tally: Tally, pair: FilePair, code: str, detail: str, place: str | Non
     tally.failed.append(
         {
             "rgb": str(pair.rgb),
-            "aux": str(pair.aux),
+            "aux": None if pair.aux is None else str(pair.aux),
             "code": code,
             "field": place,
             "detail": detail,

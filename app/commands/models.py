@@ -15,7 +15,7 @@ cli = typer.Typer(no_args_is_help=True, help="List, show and verify bundles.")
 
 @cli.command("list")
 def list_(bundles: BundlesFolder = None, as_json: AsJson = False) -> None:
-    """List every bundle: its task, its size, how far its answers are from torch's."""
+    """List every bundle: its task, its size, when and where it was made."""
     opened, broken = _open_all(_folder(bundles), verify=False)
     if as_json:
         print_json({"models": [_describe(bundle) for bundle in opened], "broken": broken})
@@ -56,6 +56,8 @@ def show(
     for line in _lines(_describe(bundle)):
         typer.echo(line)
     typer.echo(f"its card: {bundle.path / 'README.md'}")
+    if broken:
+        raise stop("\n".join(broken))
 
 
 @cli.command()
@@ -114,12 +116,15 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
     for name, inner in value.items():
         if isinstance(inner, dict) and inner:
             lines += [f"{indent}{name}:", *_lines(inner, indent + "  ")]
+        elif isinstance(inner, list) and any(isinstance(item, dict) for item in inner):
+            for item in inner:
+                lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
         elif isinstance(inner, list) and any(isinstance(item, str) for item in inner):
             lines += [f"{indent}{name}:", *(f"{indent}  - {item}" for item in inner)]
         elif isinstance(inner, float):
             lines.append(f"{indent}{name}: {inner:.4g}")
         elif isinstance(inner, list):
-            lines.append(f"{indent}{name}: {' x '.join(map(str, inner))}")
+            lines.append(f"{indent}{name}: {', '.join(map(str, inner))}")
         else:
             lines.append(f"{indent}{name}: {inner}")
     return lines

@@ -17,11 +17,16 @@ class NoPairs(Exception):  # noqa: N818 - named for what happened
 
 @dataclass(frozen=True)
 class FilePair:
-    """Two pictures of one scene, and where their answer goes."""
+    """Two pictures of one scene, or a photo alone, and where the answer goes."""
 
     rgb: Path
-    aux: Path
+    aux: Path | None
     out: Path
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """What there is of both."""
+        return (self.rgb,) if self.aux is None else (self.rgb, self.aux)
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Matched:
     alone: list[Path]
 
 
-def match(rgb: str, aux: str, role: str, suffixes: frozenset[str], out: Path, kind: str) -> Matched:
+def match(
+    rgb: str, aux: str | None, role: str, suffixes: frozenset[str], out: Path, kind: str
+) -> Matched:
     """Pair the files of two sources.
 
     Files are partners if their names agree but for the suffix, below the folder or the fixed
@@ -41,7 +48,7 @@ def match(rgb: str, aux: str, role: str, suffixes: frozenset[str], out: Path, ki
 
     Args:
         rgb: a file, a folder, searched to the bottom, or a pattern with `*`, `**`, `?` or `[]`.
-        aux: likewise, of their partners.
+        aux: likewise, of their partners; none: photos are to be answered alone.
         role: what a name may call the partner, e.g. `depth`.
         suffixes: of partners; other files in a folder are passed over.
         out: the folder of the answers, which keep the names and the order of folders.
@@ -51,6 +58,12 @@ def match(rgb: str, aux: str, role: str, suffixes: frozenset[str], out: Path, ki
         NoPairs: nothing is there, names are not unique, or an answer would replace a picture.
     """
     colours = _named(rgb, "rgb", RGB_SUFFIXES, out)
+    if aux is None:
+        pairs = [
+            FilePair(path, None, out / f"{name}{kind}") for name, path in sorted(colours.items())
+        ]
+        check_targets(pairs)
+        return Matched(pairs, [])
     partners = _named(aux, role, suffixes, out)
     if Path(rgb).is_file() and Path(aux).is_file():
         partners = dict(zip(colours, partners.values(), strict=True))
@@ -72,7 +85,7 @@ def match(rgb: str, aux: str, role: str, suffixes: frozenset[str], out: Path, ki
 
 def check_targets(pairs: Sequence[FilePair]) -> None:
     """Raise `NoPairs` if an answer would replace one of the pictures."""
-    sources = {path.resolve() for pair in pairs for path in (pair.rgb, pair.aux)}
+    sources = {path.resolve() for pair in pairs for path in pair.pictures}
     for pair in pairs:
         if pair.out.resolve() in sources:
             raise NoPairs(f"{pair.out} is one of the pictures themselves")

@@ -64,8 +64,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make finished answ
 def saliency(
     context: typer.Context,
     rgb: Rgb,
-    depth: Annotated[str, typer.Argument(help="Their depth: a file, a folder or a pattern.")],
     out: Out,
+    depth: Annotated[
+        str | None,
+        typer.Argument(
+            help="Their depth: a file, a folder or a pattern; some models answer photos alone."
+        ),
+    ] = None,
     output: Output = "map",
     depth_convention: DepthConvention = "near_bright",
     threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
@@ -93,10 +98,11 @@ def saliency(
     def open_question(service: Service) -> Question:
         predictor = service.predictor(SaliencyPredictor, model)
 
-        async def ask(rgb: bytes, depth: bytes) -> Answer:
+        async def ask(rgb: bytes, depth: bytes | None = None) -> Answer:
             return await predictor.saliency(rgb, depth, options, StageTimes())
 
-        return Question(ask, _identity(predictor, options))
+        alone = {"without": "depth"} if depth is None else {}
+        return Question(ask, {**_identity(predictor, options), **alone})
 
     kind = {"npy": ".npy", "json": ".json"}.get(output, ".png")
     _no_more_words(context)
@@ -159,14 +165,15 @@ class _Work(NamedTuple):
     out: Path
 
 
-def _work(rgb: str, aux: str, role: str, suffixes: frozenset[str], out: Path, kind: str) -> _Work:
+def _work(
+    rgb: str, aux: str | None, role: str, suffixes: frozenset[str], out: Path, kind: str
+) -> _Work:
     """What is to be done, or a word on why nothing can be."""
-    files = Path(rgb), Path(aux)
+    pair = FilePair(Path(rgb), None if aux is None else Path(aux), out)
     try:
-        if out.suffix and not out.is_dir() and all(path.is_file() for path in files):
+        if out.suffix and not out.is_dir() and all(path.is_file() for path in pair.pictures):
             if not out.parent.is_dir():
                 raise NoPairs(f"{out.parent} is not a folder")
-            pair = FilePair(*files, out)
             check_targets([pair])
             return _Work(Matched([pair], []), None, out)
         if out.exists() and not out.is_dir():

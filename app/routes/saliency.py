@@ -29,7 +29,7 @@ _ANSWERED: dict[int | str, dict[str, Any]] = {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in {
                 "X-Model-Id": "`name@version` of the bundle that answered.",
-                "X-Depth-Convention": "How depth was read.",
+                "X-Depth-Convention": "How depth was read, if there was any.",
                 "X-Warnings": "What made this pair less useful than it could be, if anything.",
                 "X-Substituted": "The picture for which zeros stood in, if any.",
                 "X-Request-Id": "The client's, if it sent a sane one, or a new one.",
@@ -69,4 +69,5 @@ async def saliency(
     hold_room(request, predictor, 1)
     depth_file = None if depth is None else await depth.read()
     answer = await predictor.saliency(await rgb.read(), depth_file, options, times)
-    return respond(request, answer, 1, {"X-Depth-Convention": options.depth_convention})
+    read = {} if answer.substituted else {"X-Depth-Convention": options.depth_convention}
+    return respond(request, answer, 1, read)

@@ -47,7 +47,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key))
 
     async def saliency(
-        self, rgb: Picture, depth: Picture | None, **options: Unpack[calls.SaliencyOptions]
+        self, rgb: Picture, depth: Picture | None = None, **options: Unpack[calls.SaliencyOptions]
     ) -> Saliency:
         """The salient object of one registered pair; say how depth is written.
 

@@ -48,7 +48,7 @@ class Client:
         self._http = httpx.Client(transport=transport, **http_options(url, api_key))
 
     def saliency(
-        self, rgb: Picture, depth: Picture | None, **options: Unpack[calls.SaliencyOptions]
+        self, rgb: Picture, depth: Picture | None = None, **options: Unpack[calls.SaliencyOptions]
     ) -> Saliency:
         """The salient object of one registered pair; say how depth is written.
 

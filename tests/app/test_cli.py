@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,6 +88,30 @@ def test_predict_writes_what_it_was_asked_for(run: CliRunner, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     with Image.open(out) as mask:
         assert set(mask.tobytes()) == {0, 255}
+
+
+def test_predict_answers_photos_alone_where_the_model_does_without_depth(
+    run: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in "ab":
+        (photos / f"{name}.png").write_bytes(encoded(noise()))
+    words = ["predict", "saliency", str(photos), "--out", str(out)]
+
+    refused = run.invoke(cli, words)
+    write_bundle(tmp_path / "bundles" / "tiny", modality_policy="substitute")
+    monkeypatch.setenv("MUTUALFORMER_BUNDLES", str(tmp_path / "bundles"))
+    answered = run.invoke(cli, [*words, "--overwrite"])
+    depth = tmp_path / "depth"
+    shutil.copytree(photos, depth)
+    others = run.invoke(cli, ["predict", "saliency", str(photos), str(depth), "--out", str(out)])
+
+    assert (refused.exit_code, answered.exit_code) == (1, 0), answered.output
+    assert "depth" in refused.output
+    assert sorted(path.name for path in out.glob("*.png")) == ["a.png", "b.png"]
+    assert others.exit_code == 1
+    assert "was made with without=depth" in others.output
 
 
 def test_predict_names_the_picture_at_fault(run: CliRunner, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ async def test_depth_that_is_missing_is_zero_where_the_bundle_allows_it(
     assert picture.headers["x-substituted"] == "depth"
     assert whole.json()["substituted"] is None
     assert "x-substituted" not in whole.headers
+    assert "x-depth-convention" not in picture.headers
     labels = {"model": "tiny@1", "modality": "depth"}
     assert samples[key("mutualformer_substituted_total", **labels)] == 2
 

@@ -44,7 +44,7 @@ def names(found: Matched, root: Path) -> list[tuple[str, str, str]]:
     return [
         (
             str(pair.rgb.relative_to(root)),
-            str(pair.aux.relative_to(root)),
+            str(pair.pictures[1].relative_to(root)),
             str(pair.out.relative_to(root)),
         )
         for pair in found.pairs

@@ -101,7 +101,7 @@ def base_image(folder: Path) -> str:
     shutil.rmtree(debian / "var/lib/apt/lists")
     changes = ["--change", "CMD python3"]
     own_certificates = os.environ.get("PIP_CERT")
-    if own_certificates:  # this machine reaches the package index through a proxy of its own
+    if own_certificates:  # where the package index is behind a proxy with its own
         shutil.copy(own_certificates, str(debian) + _CERTIFICATES)
         changes += ["--change", f"ENV PIP_CERT={_CERTIFICATES}"]
     with subprocess.Popen(["tar", "-C", debian, "-c", "."], stdout=subprocess.PIPE) as tar:

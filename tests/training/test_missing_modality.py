@@ -111,7 +111,7 @@ def test_stand_ins_are_added_to_a_network_trained_without_and_nothing_else_is(
     kept = {name: value for name, value in started.items() if not name.startswith("stand_in")}
     assert len(started) - len(kept) == 8  # of two modalities at four levels
     torch.testing.assert_close(kept, dict(trained.state_dict()), rtol=0, atol=0)
-    with pytest.raises(ValueError, match="does not fit the network"):
+    with pytest.raises(ValueError, match="embed_dim was 16, is now 32"):
         SaliencyTask(replace(recipe, config={**recipe.config, "embed_dim": 32}))
 
 
