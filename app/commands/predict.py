@@ -107,6 +107,8 @@ def saliency(
     kind = {"npy": ".npy", "json": ".json"}.get(output, ".png")
     _no_more_words(context)
     work = _work(rgb, depth, "depth", GREY_SUFFIXES | {".npy"}, out, kind)
+    if depth is None:
+        warn("no depth given: every photo is answered alone")
     settings = read_settings(bundles=bundles)
     _predict(work, open_question, settings, overwrite=overwrite, as_json=as_json)
 

@@ -108,7 +108,8 @@ def test_predict_answers_photos_alone_where_the_model_does_without_depth(
     others = run.invoke(cli, ["predict", "saliency", str(photos), str(depth), "--out", str(out)])
 
     assert (refused.exit_code, answered.exit_code) == (1, 0), answered.output
-    assert "depth" in refused.output
+    assert "field 'depth' is missing" in refused.output
+    assert "every photo is answered alone" in answered.output
     assert sorted(path.name for path in out.glob("*.png")) == ["a.png", "b.png"]
     assert others.exit_code == 1
     assert "was made with without=depth" in others.output
