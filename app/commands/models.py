@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.start import AsJson, BundlesFolder, print_json, read_settings, stop
+from app.commands.start import AsJson, BundlesFolder, print_json, read_settings, stop, warn
 from model.bundle import Bundle, BundleError, bundle_folders, equal_names, open_bundle
 
 cli = typer.Typer(no_args_is_help=True, help="List, show and verify bundles.")
@@ -50,14 +50,14 @@ def show(
     if bundle is None or name not in (bundle.manifest.name, bundle.manifest.model_id):
         there = ", ".join(other.manifest.model_id for other in opened) or "none"
         raise stop("\n".join([f"{folder}: no bundle is named {name!r}; there is {there}", *broken]))
+    for line in broken:
+        warn(line)
     if as_json:
         print_json(_describe(bundle))
         return
     for line in _lines(_describe(bundle)):
         typer.echo(line)
     typer.echo(f"its card: {bundle.path / 'README.md'}")
-    if broken:
-        raise stop("\n".join(broken))
 
 
 @cli.command()
